@@ -1,0 +1,244 @@
+//! `filters`: scripts and what each may reach. Nothing is granted by default.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::problem::Problems;
+use super::read::{At, Named, choice, section};
+use super::values::{Bytes, Free};
+
+#[derive(Debug, Clone)]
+pub struct Filter {
+    pub name: Arc<str>,
+    pub script: PathBuf,
+    /// The free-form `config:` section, read by the script as `config`.
+    pub config: serde_json::Value,
+    pub secrets: BTreeMap<String, Secret>,
+    pub fetch: Fetch,
+    pub limits: FilterLimits,
+    pub on_fault: OnFault,
+}
+
+/// A secret's bytes. It prints as `***` everywhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<[u8]>);
+
+impl Secret {
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What `fetch` may reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    /// `http://upstream`, `https://host:port`: origins, exactly.
+    pub allow: Vec<Origin>,
+    /// Fetches per request of the client.
+    pub max: u32,
+    pub timeout: Duration,
+    /// Bytes of one response body.
+    pub max_body: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterLimits {
+    pub cpu: Duration,
+    pub wall: Duration,
+    pub memory: usize,
+    pub operations: u64,
+}
+
+impl Default for FilterLimits {
+    fn default() -> Self {
+        Self {
+            cpu: Duration::from_millis(50),
+            wall: Duration::from_secs(10),
+            memory: 16 << 20,
+            operations: 10_000_000,
+        }
+    }
+}
+
+/// What a fault of the script means for the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFault {
+    /// 500, nothing told.
+    Closed,
+    /// The unedited request goes on.
+    Open,
+}
+
+section! {
+    /// A script and what it may reach. Nothing is granted by default.
+    pub struct RawFilter as "filter" {
+        /// The Rhai file, relative to this configuration.
+        script: PathBuf,
+        /// Free-form data that the script reads as `config`.
+        config: Option<Free>,
+        /// Secrets by the name that the script uses.
+        secrets: Named<RawSecret> = "{}",
+        /// What the script may fetch.
+        fetch: RawFetch = "{}",
+        /// What one run of a hook may use.
+        limits: RawFilterLimits = "{}",
+        /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
+        on_fault: OnFault = "closed",
+    }
+}
+
+section! {
+    /// Where a secret comes from; exactly one key.
+    pub struct RawSecret as "secret" {
+        /// A file; one final line break is not part of the secret.
+        file: Option<At<PathBuf>>,
+        /// An environment variable.
+        env: Option<At<String>>,
+    }
+}
+
+section! {
+    /// What `fetch` may reach.
+    pub struct RawFetch as "fetch" {
+        /// Origins, exactly: `http://<upstream>` or `https://host[:port]`.
+        allow: Vec<At<String>> = "[]",
+        /// Fetches that one run of a hook may start.
+        max: u32 = "8",
+        /// The longest time for one fetch.
+        timeout: Duration = "5s",
+        /// The largest response body.
+        max_body: Bytes = "1MiB",
+    }
+}
+
+section! {
+    /// What one run of a hook may use.
+    pub struct RawFilterLimits as "filter limits" {
+        /// CPU time.
+        cpu: At<Duration> = "50ms",
+        /// Time in all, waiting included.
+        wall: At<Duration> = "10s",
+        /// Memory.
+        memory: At<Bytes> = "16MiB",
+        /// Steps of the script engine.
+        operations: At<u64> = "10000000",
+    }
+}
+
+choice!(OnFault { "closed" => OnFault::Closed, "open" => OnFault::Open });
+
+pub fn resolve(raw: Named<RawFilter>, problems: &mut Problems) -> Vec<Filter> {
+    let resolve_one = |(name, raw): (At<String>, RawFilter)| Filter {
+        name: name.value.as_str().into(),
+        script: raw.script,
+        config: raw.config.map_or(serde_json::Value::Null, |free| free.0),
+        secrets: resolve_secrets(raw.secrets, problems),
+        fetch: Fetch {
+            allow: raw.fetch.allow.iter().filter_map(|o| resolve_origin(o, problems)).collect(),
+            max: raw.fetch.max,
+            timeout: raw.fetch.timeout,
+            max_body: usize::try_from(raw.fetch.max_body.0).unwrap_or(usize::MAX),
+        },
+        limits: resolve_limits(raw.limits, problems),
+        on_fault: raw.on_fault,
+    };
+    raw.0.into_iter().map(resolve_one).collect()
+}
+
+fn resolve_limits(raw: RawFilterLimits, problems: &mut Problems) -> FilterLimits {
+    if raw.cpu.value.is_zero() || raw.wall.value.is_zero() {
+        raw.cpu.problem(problems, "a filter needs some time to run", None);
+    }
+    const LEAST_MEMORY: u64 = 64 << 10;
+    if !(LEAST_MEMORY..=1 << 30).contains(&raw.memory.value.0) {
+        raw.memory.problem(problems, "a filter's memory is 64KiB to 1GiB", None);
+    }
+    if raw.operations.value == 0 {
+        raw.operations.problem(problems, "a filter needs some operations to run", None);
+    }
+    FilterLimits {
+        cpu: raw.cpu.value,
+        wall: raw.wall.value,
+        memory: usize::try_from(raw.memory.value.0).unwrap_or(usize::MAX),
+        operations: raw.operations.value,
+    }
+}
+
+fn resolve_secrets(raw: Named<RawSecret>, problems: &mut Problems) -> BTreeMap<String, Secret> {
+    let mut secrets = BTreeMap::new();
+    for (name, raw) in raw.0 {
+        let bytes = match (raw.file, raw.env) {
+            (Some(file), None) => std::fs::read(&file.value).map(without_line_break).map_err(|e| {
+                file.problem(problems, format!("{}: {e}", file.value.display()), None);
+            }),
+            (None, Some(env)) => std::env::var(&env.value).map(String::into_bytes).map_err(|_| {
+                let message = format!("the environment variable {} is not set", env.value);
+                env.problem(problems, message, None);
+            }),
+            _ => {
+                name.problem(problems, "a secret needs exactly one of file, env", None);
+                Err(())
+            }
+        };
+        match bytes {
+            Ok(bytes) if bytes.is_empty() => name.problem(problems, "this secret is empty", None),
+            Ok(bytes) => drop(secrets.insert(name.value, Secret::new(bytes))),
+            Err(()) => {}
+        }
+    }
+    secrets
+}
+
+fn without_line_break(mut bytes: Vec<u8>) -> Vec<u8> {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    if bytes.last() == Some(&b'\r') {
+        bytes.pop();
+    }
+    bytes
+}
+
+fn resolve_origin(raw: &At<String>, problems: &mut Problems) -> Option<Origin> {
+    let origin = parse_origin(&raw.value);
+    if origin.is_none() {
+        let message = format!("\"{}\" is not an origin", raw.value);
+        let hint = "write http://host, https://host or http://host:port, without a path";
+        raw.problem(problems, message, Some(hint.into()));
+    }
+    origin
+}
+
+fn parse_origin(text: &str) -> Option<Origin> {
+    let uri: http::Uri = text.parse().ok()?;
+    let tls = match uri.scheme_str()? {
+        "http" => false,
+        "https" => true,
+        _ => return None,
+    };
+    let authority = uri.authority()?;
+    if authority.as_str().contains('@') || uri.path() != "/" || uri.query().is_some() {
+        return None;
+    }
+    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    Some(Origin { tls, host: authority.host().to_ascii_lowercase(), port })
+}

@@ -1,0 +1,145 @@
+//! Configuration: YAML text in, a typed `Config` that cannot be invalid out, or every problem at once.
+
+pub mod env;
+pub mod filters;
+pub mod listeners;
+pub mod pattern;
+pub mod problem;
+pub mod read;
+pub mod reference;
+pub mod routes;
+pub mod service;
+pub mod upstreams;
+pub mod values;
+pub mod yaml;
+
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use self::filters::{Filter, RawFilter};
+use self::listeners::{Listener, RawListener};
+use self::problem::{Pos, Problem, Problems};
+use self::read::{At, Named, Read, Reader, section};
+use self::routes::{RawRoute, Route};
+use self::service::{AccessLog, Limits, Service};
+use self::upstreams::{RawUpstream, Upstream};
+
+section! {
+    /// The whole file.
+    pub struct RawConfig as "configuration" {
+        /// Where clients connect, by name.
+        listeners: At<Named<RawListener>>,
+        /// Groups of origins, by name.
+        upstreams: Named<RawUpstream> = "{}",
+        /// Scripts, by name.
+        filters: Named<RawFilter> = "{}",
+        /// Which request goes where.
+        routes: At<Vec<RawRoute>>,
+        /// Proxies whose `X-Forwarded-For` is believed, right to left.
+        trusted_proxies: Vec<IpNet> = "[]",
+        /// Health, readiness, reload and state, for operators.
+        admin: Option<Service>,
+        /// Prometheus metrics under `/metrics`.
+        metrics: Option<Service>,
+        /// Lines about requests.
+        access_log: AccessLog = "{}",
+        /// What clients may take.
+        limits: Limits = "{}",
+    }
+}
+
+/// What the program runs on.
+#[derive(Debug)]
+pub struct Config {
+    pub listeners: Vec<Listener>,
+    pub upstreams: Vec<Upstream>,
+    pub filters: Vec<Filter>,
+    pub routes: Vec<Route>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub admin: Option<Service>,
+    pub metrics: Option<Service>,
+    pub access_log: AccessLog,
+    pub limits: Limits,
+    /// What was typed, with defaults, for people to look at.
+    pub effective: serde_yaml::Value,
+    /// Where filters and routes stand in the file, for problems found while they are built.
+    pub places: Places,
+}
+
+/// Positions by index into `Config::filters`, `Config::routes`, `Config::listeners`.
+#[derive(Debug, Default)]
+pub struct Places {
+    pub filters: Vec<Pos>,
+    pub routes: Vec<Pos>,
+    pub listeners: Vec<Pos>,
+    pub upstreams: Vec<Pos>,
+}
+
+/// Reads and resolves a configuration file.
+pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        let mut problems = Problems::new(file);
+        problems.add(Pos { line: 1, column: 1 }, "", format!("cannot be read: {error}"), None);
+        problems.into_sorted()
+    })?;
+    parse(&text, file)
+}
+
+/// The same for text that is in hand; `file` names it in problems and anchors relative paths.
+pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<Problem>> {
+    let mut problems = Problems::new(file);
+    let config = read_raw(text, &mut problems).map(|raw| resolve(raw, &mut problems));
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => {
+            if problems.is_empty() {
+                problems.add(Pos { line: 1, column: 1 }, "", "the configuration is empty", None);
+            }
+            Err(problems.into_sorted())
+        }
+    }
+}
+
+fn read_raw(text: &str, problems: &mut Problems) -> Option<RawConfig> {
+    let mut root = yaml::parse(text, problems)?;
+    env::expand(&mut root, &|name| std::env::var(name).ok(), problems);
+    RawConfig::read(&root, &mut Reader::new(problems))
+}
+
+fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
+    let effective = raw.show();
+    let places = Places {
+        filters: raw.filters.0.iter().map(|(name, _)| name.at).collect(),
+        routes: raw.routes.value.iter().map(|route| route.name.at).collect(),
+        listeners: raw.listeners.value.0.iter().map(|(name, _)| name.at).collect(),
+        upstreams: raw.upstreams.0.iter().map(|(name, _)| name.at).collect(),
+    };
+    if raw.listeners.value.0.is_empty() {
+        raw.listeners.problem(problems, "at least one listener is needed", None);
+    }
+    if raw.routes.value.is_empty() {
+        raw.routes.problem(problems, "at least one route is needed", None);
+    }
+    raw.limits.check(problems);
+    let listeners = listeners::resolve(raw.listeners.value, problems);
+    let upstreams = upstreams::resolve(raw.upstreams, problems);
+    let filters = filters::resolve(raw.filters, problems);
+    let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);
+    Config {
+        listeners,
+        upstreams,
+        filters,
+        routes,
+        trusted_proxies: raw.trusted_proxies,
+        admin: raw.admin,
+        metrics: raw.metrics,
+        access_log: raw.access_log,
+        limits: raw.limits,
+        effective,
+        places,
+    }
+}
+
+#[cfg(test)]
+mod tests;

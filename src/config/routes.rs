@@ -1,0 +1,302 @@
+//! `routes`: which request goes where, through which filters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method, StatusCode};
+
+use super::filters::Filter;
+use super::pattern::{HostPattern, PathPattern};
+use super::problem::{Problems, nearest};
+use super::read::{At, Named, choice, section};
+use super::upstreams::Upstream;
+use super::values::Bytes;
+
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub name: Arc<str>,
+    pub matches: Match,
+    /// Indexes into `Config::filters`, outermost first.
+    pub filters: Vec<usize>,
+    pub action: Action,
+    pub rewrite: Option<Rewrite>,
+    pub ambiguous_path: AmbiguousPath,
+    /// Overrides the upstream's total timeout.
+    pub timeout: Option<Duration>,
+    pub max_body: u64,
+}
+
+/// All that is given must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    pub host: HostPattern,
+    pub path: PathPattern,
+    /// Empty: any.
+    pub methods: Vec<Method>,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    pub on: ConditionOn,
+    pub test: Test,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConditionOn {
+    Header(String),
+    Query(String),
+    Cookie(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Test {
+    Present,
+    Absent,
+    Equals(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Index into `Config::upstreams`.
+    Upstream(usize),
+    Redirect {
+        status: StatusCode,
+        to: String,
+    },
+    Respond {
+        status: StatusCode,
+        body: Arc<str>,
+        headers: Vec<(HeaderName, String)>,
+    },
+}
+
+/// `prefix` (whole segments) is replaced by `with`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrite {
+    pub prefix: String,
+    pub with: String,
+}
+
+/// What happens to a path that origins read differently: `%2f`, `%5c`, `%00`, `\`, `//`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AmbiguousPath {
+    /// 400.
+    Reject,
+    /// Forward as it came.
+    Keep,
+}
+
+section! {
+    /// Which requests go where, through which filters. Exactly one of upstream, redirect, respond.
+    pub struct RawRoute as "route" {
+        /// The route's name in logs and metrics.
+        name: At<String>,
+        /// What a request must be; the most specific route wins.
+        r#match: RawMatch,
+        /// Filters by name, outermost first.
+        filters: Vec<At<String>> = "[]",
+        /// Forward to this upstream.
+        upstream: Option<At<String>>,
+        /// Answer with a redirect.
+        redirect: Option<RawRedirect>,
+        /// Answer with a fixed response.
+        respond: Option<RawRespond>,
+        /// Take this prefix, whole segments, off the path before it is forwarded.
+        strip_prefix: Option<At<String>>,
+        /// Put this in place of `strip_prefix`.
+        replace_prefix: Option<At<String>>,
+        /// Paths that origins read differently (`%2f`, `%5c`, `%00`, `\\`, `//`): refuse or keep.
+        ambiguous_path: AmbiguousPath = "reject",
+        /// The upstream's total timeout, for this route.
+        timeout: Option<Duration>,
+        /// The largest request body; above it the answer is 413.
+        max_body: Bytes = "100MiB",
+    }
+}
+
+section! {
+    /// All that is given must hold.
+    pub struct RawMatch as "match" {
+        /// `shop.test`, or `*.shop.test` for every name below it; left out, any.
+        host: HostPattern = "\"*\"",
+        /// `/exact`, `/one/{segment}`, `/everything/below/{rest*}`.
+        path: PathPattern = "\"/{rest*}\"",
+        /// Methods; empty means any.
+        methods: Vec<Method> = "[]",
+        /// Request headers by name: a value, `present: true` or `present: false`.
+        headers: Named<RawTest> = "{}",
+        /// Query parameters by name.
+        query: Named<RawTest> = "{}",
+        /// Cookies by name.
+        cookies: Named<RawTest> = "{}",
+    }
+}
+
+section! {
+    /// A test of one header, query parameter or cookie; exactly one key.
+    pub struct RawTest as "condition" {
+        /// The exact value.
+        equals: Option<String>,
+        /// Whether it must be there, or must not.
+        present: Option<bool>,
+    }
+}
+
+section! {
+    /// A redirect.
+    pub struct RawRedirect as "redirect" {
+        /// 301, 302, 303, 307 or 308.
+        status: At<StatusCode> = "308",
+        /// The target. `{path}` and `{query}` stand for the request's own, `{host}` for its host.
+        to: At<String>,
+    }
+}
+
+section! {
+    /// A fixed response.
+    pub struct RawRespond as "respond" {
+        /// Its status.
+        status: StatusCode = "200",
+        /// Its body.
+        body: String = "\"\"",
+        /// Its media type.
+        content_type: String = "text/plain; charset=utf-8",
+    }
+}
+
+choice!(AmbiguousPath { "reject" => AmbiguousPath::Reject, "keep" => AmbiguousPath::Keep });
+
+/// Routes refer to upstreams and filters by name; here the names become indexes.
+pub fn resolve(
+    raw: Vec<RawRoute>,
+    upstreams: &[Upstream],
+    filters: &[Filter],
+    problems: &mut Problems,
+) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::with_capacity(raw.len());
+    for route in raw {
+        if routes.iter().any(|known| *known.name == *route.name.value) {
+            let message = format!("a second route named \"{}\"", route.name.value);
+            route.name.problem(problems, message, None);
+        }
+        routes.extend(resolve_one(route, upstreams, filters, problems));
+    }
+    routes
+}
+
+fn resolve_one(
+    raw: RawRoute,
+    upstreams: &[Upstream],
+    filters: &[Filter],
+    problems: &mut Problems,
+) -> Option<Route> {
+    let rewrite = resolve_rewrite(&raw, problems);
+    let filters = raw.filters.iter().filter_map(|name| {
+        let names = filters.iter().map(|f| &*f.name);
+        find(name, "filter", names, problems)
+    });
+    Some(Route {
+        name: raw.name.value.as_str().into(),
+        filters: filters.collect(),
+        matches: resolve_match(&raw.name, raw.r#match, problems),
+        rewrite,
+        ambiguous_path: raw.ambiguous_path,
+        timeout: raw.timeout,
+        max_body: raw.max_body.0,
+        action: resolve_action(
+            raw.name,
+            raw.upstream,
+            raw.redirect,
+            raw.respond,
+            upstreams,
+            problems,
+        )?,
+    })
+}
+
+fn find<'a>(
+    name: &At<String>,
+    what: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+    problems: &mut Problems,
+) -> Option<usize> {
+    let found = known.clone().position(|known| known == name.value);
+    if found.is_none() {
+        let message = format!("there is no {what} named \"{}\"", name.value);
+        name.problem(problems, message, nearest(&name.value, known));
+    }
+    found
+}
+
+fn resolve_action(
+    name: At<String>,
+    upstream: Option<At<String>>,
+    redirect: Option<RawRedirect>,
+    respond: Option<RawRespond>,
+    upstreams: &[Upstream],
+    problems: &mut Problems,
+) -> Option<Action> {
+    match (upstream, redirect, respond) {
+        (Some(upstream), None, None) => {
+            let names = upstreams.iter().map(|u| &*u.name);
+            find(&upstream, "upstream", names, problems).map(Action::Upstream)
+        }
+        (None, Some(RawRedirect { status, to }), None) => {
+            if !matches!(status.value.as_u16(), 301 | 302 | 303 | 307 | 308) {
+                status.problem(problems, "a redirect is 301, 302, 303, 307 or 308", None);
+            }
+            let printable = to.value.bytes().all(|b| b.is_ascii_graphic());
+            if to.value.is_empty() || !printable {
+                to.problem(problems, "a redirect's target is printable ASCII without spaces", None);
+            }
+            Some(Action::Redirect { status: status.value, to: to.value })
+        }
+        (None, None, Some(respond)) => Some(Action::Respond {
+            status: respond.status,
+            body: respond.body.into(),
+            headers: vec![(http::header::CONTENT_TYPE, respond.content_type)],
+        }),
+        _ => {
+            let message = "a route needs exactly one of upstream, redirect, respond";
+            name.problem(problems, message, None);
+            None
+        }
+    }
+}
+
+fn resolve_match(name: &At<String>, raw: RawMatch, problems: &mut Problems) -> Match {
+    let lower = |name: String| name.to_ascii_lowercase();
+    let headers = raw.headers.0.into_iter().map(|(n, t)| (ConditionOn::Header(lower(n.value)), t));
+    let query = raw.query.0.into_iter().map(|(n, t)| (ConditionOn::Query(n.value), t));
+    let cookies = raw.cookies.0.into_iter().map(|(n, t)| (ConditionOn::Cookie(n.value), t));
+    let mut conditions: Vec<Condition> = Vec::new();
+    for (on, test) in headers.chain(query).chain(cookies) {
+        match (test.equals, test.present) {
+            (Some(value), None) => conditions.push(Condition { on, test: Test::Equals(value) }),
+            (None, Some(true)) => conditions.push(Condition { on, test: Test::Present }),
+            (None, Some(false)) => conditions.push(Condition { on, test: Test::Absent }),
+            _ => name.problem(problems, "a condition needs exactly one of equals, present", None),
+        }
+    }
+    Match { host: raw.host, path: raw.path, methods: raw.methods, conditions }
+}
+
+fn resolve_rewrite(raw: &RawRoute, problems: &mut Problems) -> Option<Rewrite> {
+    let prefix = match (&raw.strip_prefix, &raw.replace_prefix) {
+        (Some(prefix), _) => prefix,
+        (None, Some(with)) => {
+            with.problem(problems, "replace_prefix needs strip_prefix", None);
+            return None;
+        }
+        (None, None) => return None,
+    };
+    for path in [Some(prefix), raw.replace_prefix.as_ref()].into_iter().flatten() {
+        if !path.value.starts_with('/') {
+            path.problem(problems, "a prefix begins with /", None);
+        }
+    }
+    let trimmed = |path: &str| path.trim_end_matches('/').to_owned();
+    let with = raw.replace_prefix.as_ref().map_or(String::new(), |with| trimmed(&with.value));
+    Some(Rewrite { prefix: trimmed(&prefix.value), with })
+}

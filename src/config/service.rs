@@ -1,0 +1,77 @@
+//! The sections around the proxy path: admin, metrics, logs, limits, trusted proxies.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::problem::Problems;
+use super::read::{At, choice, section};
+use super::values::{Bind, Bytes};
+
+section! {
+    /// An address of its own for operators.
+    pub struct Service as "service" {
+        /// Where to listen.
+        address: Bind,
+    }
+}
+
+section! {
+    /// Lines about requests.
+    pub struct AccessLog as "access_log" {
+        /// `json`: one object a line; `common`: the format of old; `off`.
+        format: AccessLogFormat = "json",
+        /// A file to append to; left out, stdout.
+        path: Option<PathBuf>,
+    }
+}
+
+section! {
+    /// What clients may take, all bounded by default.
+    pub struct Limits as "limits" {
+        /// Connections in all.
+        connections: At<u32> = "20000",
+        /// Connections from one address.
+        connections_per_address: At<u32> = "1024",
+        /// For PROXY header and TLS handshake together.
+        handshake_timeout: Duration = "10s",
+        /// For a whole request head, however it drips.
+        head_timeout: Duration = "10s",
+        /// An idle connection between two requests.
+        keep_alive: Duration = "60s",
+        /// Requests on one HTTP/1.1 connection.
+        requests_per_connection: At<u32> = "10000",
+        /// How long requests in flight may go on after SIGTERM.
+        drain_timeout: Duration = "30s",
+        /// Filter runs alive at once; above it the answer is 503.
+        filter_runs: At<u32> = "16384",
+        /// The longest request target.
+        target: Bytes = "16KiB",
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    Json,
+    Common,
+    Off,
+}
+
+choice!(AccessLogFormat {
+    "json" => AccessLogFormat::Json,
+    "common" => AccessLogFormat::Common,
+    "off" => AccessLogFormat::Off,
+});
+
+impl Limits {
+    pub fn check(&self, problems: &mut Problems) {
+        let counts = [
+            &self.connections,
+            &self.connections_per_address,
+            &self.requests_per_connection,
+            &self.filter_runs,
+        ];
+        for count in counts.into_iter().filter(|count| count.value == 0) {
+            count.problem(problems, "0 would refuse everything", None);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Selvedge: a programmable reverse proxy. The modules, in reading order.
+
+/// The commands.
+pub mod cli;
+/// YAML to a typed configuration that cannot be invalid.
+pub mod config;
+/// Host, path and conditions to a route.
+pub mod routing;
+/// What ops see: metrics, access log, log, trace context.
+pub mod telemetry;

@@ -1,0 +1,255 @@
+//! What the data path holds: series resolved once per listener, route, upstream and filter.
+//!
+//! No method here takes a lock after the first use of a label value (see [`Slots`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::slots::Slots;
+use super::table::Families;
+
+/// Methods counted by name.
+const METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
+/// The label of all other methods: a client must not be able to make series.
+const OTHER: &str = "_OTHER";
+/// Status codes per route and method found without a lock.
+const CODES: usize = 24;
+/// Values of an outcome or reason label found without a lock.
+const REASONS: usize = 16;
+/// Pairs of hook and outcome found without a lock.
+const RUNS: usize = 48;
+
+/// Counters that differ in one label whose values are fixed in the program.
+pub(super) type Reasons = Slots<&'static str, IntCounter, REASONS>;
+
+/// Raises a gauge as long as it lives.
+#[derive(Debug)]
+#[must_use = "dropped at once, it counts nothing"]
+pub struct Held(IntGauge);
+
+impl Held {
+    pub(super) fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The series of one listener.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    open: IntGauge,
+    accepted: IntCounter,
+}
+
+impl ListenerMetrics {
+    pub(super) fn new(families: &Families, name: &str) -> Self {
+        Self {
+            open: families.connections_open.with_label_values(&[name]),
+            accepted: families.connections_total.with_label_values(&[name]),
+        }
+    }
+
+    /// A connection was accepted; it is open until the guard is dropped.
+    pub fn accepted(&self) -> Held {
+        self.accepted.inc();
+        Held::new(&self.open)
+    }
+}
+
+/// The series of one route.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    families: Arc<Families>,
+    name: String,
+    /// By method, [`OTHER`] last, then by status.
+    requests: [Slots<u16, IntCounter, CODES>; METHODS.len() + 1],
+    duration: Histogram,
+    ttfb: Histogram,
+    overhead: Histogram,
+}
+
+impl RouteMetrics {
+    pub(super) fn new(families: &Arc<Families>, name: &str) -> Self {
+        Self {
+            families: Arc::clone(families),
+            name: name.to_owned(),
+            requests: std::array::from_fn(|_| Slots::new()),
+            duration: families.request_duration_seconds.with_label_values(&[name]),
+            ttfb: families.time_to_first_byte_seconds.with_label_values(&[name]),
+            overhead: families.proxy_overhead_seconds.with_label_values(&[name]),
+        }
+    }
+
+    /// A request ended. Status 0 is "the client got no answer"; `ttfb` is None then.
+    pub fn observe(
+        &self,
+        method: &str,
+        status: u16,
+        duration: Duration,
+        ttfb: Option<Duration>,
+        upstream_wait: Duration,
+    ) {
+        let index = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len());
+        let make = || {
+            let method = METHODS.get(index).copied().unwrap_or(OTHER);
+            let labels = [self.name.as_str(), method, &format!("{status:03}")];
+            self.families.requests_total.with_label_values(&labels)
+        };
+        self.requests[index].with(status, make, |counter| counter.inc());
+        self.duration.observe(duration.as_secs_f64());
+        if let Some(ttfb) = ttfb {
+            self.ttfb.observe(ttfb.as_secs_f64());
+        }
+        self.overhead.observe(duration.saturating_sub(upstream_wait).as_secs_f64());
+    }
+}
+
+/// The series of one upstream.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    families: Arc<Families>,
+    name: String,
+    requests: Reasons,
+    failures: Reasons,
+    retries: IntCounter,
+    reused: IntCounter,
+    fresh: IntCounter,
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(families: &Arc<Families>, name: &str) -> Self {
+        let connections = &families.upstream_connections_total;
+        Self {
+            families: Arc::clone(families),
+            name: name.to_owned(),
+            requests: Slots::new(),
+            failures: Slots::new(),
+            retries: families.upstream_retries_total.with_label_values(&[name]),
+            reused: connections.with_label_values(&[name, "true"]),
+            fresh: connections.with_label_values(&[name, "false"]),
+        }
+    }
+
+    /// A try ended.
+    pub fn request(&self, outcome: &'static str) {
+        let family = &self.families.upstream_requests_total;
+        let make = || family.with_label_values(&[self.name.as_str(), outcome]);
+        self.requests.with(outcome, make, |counter| counter.inc());
+    }
+
+    /// A try failed.
+    pub fn failure(&self, reason: &'static str) {
+        let family = &self.families.upstream_failures_total;
+        let make = || family.with_label_values(&[self.name.as_str(), reason]);
+        self.failures.with(reason, make, |counter| counter.inc());
+    }
+
+    /// Another try begins.
+    pub fn retry(&self) {
+        self.retries.inc();
+    }
+
+    /// A connection was taken, from the pool if `reused`.
+    pub fn connection(&self, reused: bool) {
+        if reused { self.reused.inc() } else { self.fresh.inc() }
+    }
+
+    /// The series of one of the upstream's endpoints.
+    pub fn endpoint(&self, endpoint: &str) -> EndpointMetrics {
+        let labels = [self.name.as_str(), endpoint];
+        EndpointMetrics { healthy: self.families.endpoint_healthy.with_label_values(&labels) }
+    }
+
+    /// Removes the series of an endpoint that is gone, such as an address that left the DNS.
+    pub fn forget_endpoint(&self, endpoint: &str) {
+        // An error means that there was no such series, which is what we want.
+        let labels = [self.name.as_str(), endpoint];
+        let _ = self.families.endpoint_healthy.remove_label_values(&labels);
+    }
+}
+
+/// The series of one endpoint.
+#[derive(Debug, Clone)]
+pub struct EndpointMetrics {
+    healthy: IntGauge,
+}
+
+impl EndpointMetrics {
+    /// Whether the endpoint takes traffic.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.healthy.set(i64::from(healthy));
+    }
+}
+
+/// What one run of a hook cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunCost {
+    /// Time computing, without waits.
+    pub duration: Duration,
+    pub operations: u64,
+    /// The peak.
+    pub memory_bytes: u64,
+}
+
+/// The series of one filter.
+#[derive(Debug)]
+pub struct FilterMetrics {
+    families: Arc<Families>,
+    name: String,
+    runs: Slots<(&'static str, &'static str), IntCounter, RUNS>,
+    limits: Reasons,
+    fetches: Reasons,
+    duration: Histogram,
+    operations: Histogram,
+    memory: Histogram,
+}
+
+impl FilterMetrics {
+    pub(super) fn new(families: &Arc<Families>, name: &str) -> Self {
+        Self {
+            families: Arc::clone(families),
+            name: name.to_owned(),
+            runs: Slots::new(),
+            limits: Slots::new(),
+            fetches: Slots::new(),
+            duration: families.filter_duration_seconds.with_label_values(&[name]),
+            operations: families.filter_operations.with_label_values(&[name]),
+            memory: families.filter_memory_bytes.with_label_values(&[name]),
+        }
+    }
+
+    /// A hook's run ended.
+    // Counts beyond 2^53 lose digits, which no bucket shows.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn run(&self, hook: &'static str, outcome: &'static str, cost: RunCost) {
+        let family = &self.families.filter_runs_total;
+        let make = || family.with_label_values(&[self.name.as_str(), hook, outcome]);
+        self.runs.with((hook, outcome), make, |counter| counter.inc());
+        self.duration.observe(cost.duration.as_secs_f64());
+        self.operations.observe(cost.operations as f64);
+        self.memory.observe(cost.memory_bytes as f64);
+    }
+
+    /// A limit stopped a run.
+    pub fn limit_hit(&self, limit: &'static str) {
+        let family = &self.families.filter_limit_hits_total;
+        let make = || family.with_label_values(&[self.name.as_str(), limit]);
+        self.limits.with(limit, make, |counter| counter.inc());
+    }
+
+    /// A fetch ended.
+    pub fn fetch(&self, outcome: &'static str) {
+        let family = &self.families.fetches_total;
+        let make = || family.with_label_values(&[self.name.as_str(), outcome]);
+        self.fetches.with(outcome, make, |counter| counter.inc());
+    }
+}

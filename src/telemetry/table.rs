@@ -1,0 +1,244 @@
+//! The one table of all metrics: name, kind, labels, buckets and help.
+//!
+//! The families and the reference page both grow from it; no metric is named anywhere else.
+
+use std::fmt::Write as _;
+
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
+
+/// What a histogram measures, and so where its buckets lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// Not a histogram.
+    Plain,
+    /// Seconds that a client waits: 0.5 ms to 30 s.
+    Seconds,
+    /// Seconds of our own work: 10 µs to 1 s.
+    FineSeconds,
+    /// Rhai operations: 10 to 10 million.
+    Operations,
+    /// Bytes: 1 KiB to 64 MiB.
+    Bytes,
+}
+
+impl Scale {
+    fn buckets(self) -> &'static [f64] {
+        match self {
+            Self::Plain => &[],
+            Self::Seconds => &[
+                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+                10.0, 30.0,
+            ],
+            Self::FineSeconds => &[
+                0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
+                0.05, 0.25, 1.0,
+            ],
+            Self::Operations => &[10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7],
+            Self::Bytes => &[
+                1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0,
+                67108864.0,
+            ],
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub labels: &'static [&'static str],
+    pub scale: Scale,
+    pub help: &'static str,
+}
+
+/// A metric type that a row can be built as.
+trait Family: Collector + Clone + Sized + 'static {
+    const KIND: &'static str;
+    fn build(row: &Row) -> Result<Self, prometheus::Error>;
+}
+
+impl Family for IntCounter {
+    const KIND: &'static str = "counter";
+    fn build(row: &Row) -> Result<Self, prometheus::Error> {
+        Self::new(row.name, row.help)
+    }
+}
+
+impl Family for IntGauge {
+    const KIND: &'static str = "gauge";
+    fn build(row: &Row) -> Result<Self, prometheus::Error> {
+        Self::new(row.name, row.help)
+    }
+}
+
+impl Family for IntCounterVec {
+    const KIND: &'static str = "counter";
+    fn build(row: &Row) -> Result<Self, prometheus::Error> {
+        Self::new(Opts::new(row.name, row.help), row.labels)
+    }
+}
+
+impl Family for IntGaugeVec {
+    const KIND: &'static str = "gauge";
+    fn build(row: &Row) -> Result<Self, prometheus::Error> {
+        Self::new(Opts::new(row.name, row.help), row.labels)
+    }
+}
+
+impl Family for HistogramVec {
+    const KIND: &'static str = "histogram";
+    fn build(row: &Row) -> Result<Self, prometheus::Error> {
+        let opts = HistogramOpts::new(row.name, row.help).buckets(row.scale.buckets().to_vec());
+        Self::new(opts, row.labels)
+    }
+}
+
+fn register<F: Family>(registry: &Registry, row: &Row) -> Result<F, prometheus::Error> {
+    let family = F::build(row)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+macro_rules! table {
+    ($($field:ident: $family:ident, [$($label:literal),*], $scale:ident, $help:literal;)*) => {
+        /// Every metric, in the order of the reference page.
+        pub const TABLE: &[Row] = &[$(Row {
+            name: concat!("selvedge_", stringify!($field)),
+            kind: <$family as Family>::KIND,
+            labels: &[$($label),*],
+            scale: Scale::$scale,
+            help: $help,
+        }),*];
+
+        /// The registered families, a field per row.
+        #[derive(Debug)]
+        pub(super) struct Families { $(pub(super) $field: $family),* }
+
+        impl Families {
+            pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+                // Fields are evaluated in the order they are written, which is the table's.
+                let mut rows = TABLE.iter();
+                let mut next = || {
+                    rows.next().ok_or_else(|| prometheus::Error::Msg("table too short".into()))
+                };
+                Ok(Self { $($field: register(registry, next()?)?),* })
+            }
+        }
+    };
+}
+
+table! {
+    requests_total: IntCounterVec, ["route", "method", "code"], Plain,
+        "Requests answered, by the status that the client got; code 000 if it got none.";
+    request_duration_seconds: HistogramVec, ["route"], Seconds,
+        "Time from the request's head to the end of its response.";
+    time_to_first_byte_seconds: HistogramVec, ["route"], Seconds,
+        "Time from the request's head to the response's head.";
+    proxy_overhead_seconds: HistogramVec, ["route"], FineSeconds,
+        "Request duration less the time spent waiting for the upstream.";
+    requests_in_flight: IntGauge, [], Plain,
+        "Requests being served now.";
+    requests_rejected_total: IntCounterVec, ["reason"], Plain,
+        "Requests refused before a route served them.";
+    connections_open: IntGaugeVec, ["listener"], Plain,
+        "Client connections open now.";
+    connections_total: IntCounterVec, ["listener"], Plain,
+        "Client connections accepted.";
+    connections_rejected_total: IntCounterVec, ["reason"], Plain,
+        "Client connections closed before a request was read.";
+    upstream_requests_total: IntCounterVec, ["upstream", "outcome"], Plain,
+        "Requests sent upstream, each try counted.";
+    upstream_failures_total: IntCounterVec, ["upstream", "reason"], Plain,
+        "Tries that failed.";
+    upstream_retries_total: IntCounterVec, ["upstream"], Plain,
+        "Tries after the first.";
+    upstream_connections_total: IntCounterVec, ["upstream", "reused"], Plain,
+        "Connections used for a try, by whether they came from the pool.";
+    endpoint_healthy: IntGaugeVec, ["upstream", "endpoint"], Plain,
+        "Whether the endpoint takes traffic: 1 or 0.";
+    filter_runs_total: IntCounterVec, ["filter", "hook", "outcome"], Plain,
+        "Runs of a filter's hook.";
+    filter_duration_seconds: HistogramVec, ["filter"], FineSeconds,
+        "Time a hook's run computed.";
+    filter_operations: HistogramVec, ["filter"], Operations,
+        "Script operations of a hook's run.";
+    filter_memory_bytes: HistogramVec, ["filter"], Bytes,
+        "Peak memory of a hook's run.";
+    filter_limit_hits_total: IntCounterVec, ["filter", "limit"], Plain,
+        "Runs that were stopped by a limit.";
+    fetches_total: IntCounterVec, ["filter", "outcome"], Plain,
+        "Requests that filters made with fetch.";
+    reloads_total: IntCounterVec, ["outcome"], Plain,
+        "Configuration reloads.";
+    config_last_reload_success_timestamp_seconds: IntGauge, [], Plain,
+        "When the configuration in use was loaded, in Unix time.";
+    build_info: IntGaugeVec, ["version"], Plain,
+        "Always 1; the version is in the label.";
+    access_log_dropped_total: IntCounter, [], Plain,
+        "Access log lines lost because the writer fell behind or could not write.";
+}
+
+/// The reference page of all metrics, in Markdown.
+pub fn reference() -> String {
+    let mut page = String::from(
+        "# Metrics\n\nGenerated from `src/telemetry/table.rs`. The usual `process_*` metrics come \
+         on top.\n\n| name | kind | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for row in TABLE {
+        let labels: Vec<String> = row.labels.iter().map(|label| format!("`{label}`")).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {} | {} |",
+            row.name,
+            row.kind,
+            labels.join(", "),
+            row.help
+        );
+    }
+    page.push_str("\n## Buckets\n\n| name | upper bounds |\n|---|---|\n");
+    for row in TABLE.iter().filter(|row| row.scale != Scale::Plain) {
+        let bounds: Vec<String> = row.scale.buckets().iter().map(f64::to_string).collect();
+        let _ = writeln!(page, "| `{}` | {} |", row.name, bounds.join(", "));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for row in TABLE {
+            let total = row.name.ends_with("_total");
+            assert_eq!(row.kind == "counter", total, "{}", row.name);
+            assert_eq!(row.kind == "histogram", row.scale != Scale::Plain, "{}", row.name);
+            assert!(row.help.ends_with('.'), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_row_registers_under_its_own_name() {
+        let registry = Registry::new();
+        let families = Families::register(&registry).expect("the table registers");
+        assert_eq!(families.requests_total.desc()[0].fq_name, "selvedge_requests_total");
+        assert_eq!(
+            families.access_log_dropped_total.desc()[0].fq_name,
+            "selvedge_access_log_dropped_total"
+        );
+    }
+
+    #[test]
+    fn the_reference_has_every_metric_once() {
+        let page = reference();
+        for row in TABLE {
+            let cell = format!("\n| `{}` | {} |", row.name, row.kind);
+            assert_eq!(page.matches(&cell).count(), 1, "{}", row.name);
+        }
+    }
+}
