@@ -1,0 +1,245 @@
+//! The client behind the scripts' `fetch` and the health checks: whole exchanges, within a time.
+//!
+//! It keeps its own connections, apart from those of proxied requests. Dropping a request's
+//! future ends the exchange. Whether a script may connect somewhere is for [`super::egress`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, StatusCode};
+use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::ALPN;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use pingora_core::{Error, ErrorType};
+
+use super::endpoint::Endpoint;
+use super::exchange;
+use super::pool::Pool;
+
+/// How long an unused connection to an address is kept; a pool's have the pool's.
+const KEEP_ADDRESS: Duration = Duration::from_secs(60);
+
+/// What is read of a health check's body, so that its connection can be used again.
+const MAX_PROBE_BODY: usize = 64 * 1024;
+
+/// Keeps the connections of health checks apart from those of requests.
+const PROBE_GROUP: u64 = 0x70_72_6f_62_65;
+
+/// Where a request goes.
+#[derive(Clone)]
+pub enum Target {
+    Pool(Arc<Pool>),
+    /// An address that was judged already; with a name, TLS is spoken and the name checked.
+    Address {
+        address: SocketAddr,
+        tls: Option<String>,
+    },
+}
+
+/// A request with all of its body. Headers about the connection or the framing are ours.
+#[derive(Debug, Clone)]
+pub struct ClientRequest {
+    pub method: Method,
+    pub path_and_query: String,
+    pub headers: HeaderMap,
+    /// `Host`, or `:authority`.
+    pub host: String,
+    pub body: Bytes,
+    /// For everything, from the choice of the endpoint to the end of the body.
+    pub timeout: Duration,
+    /// Bytes of the response's body.
+    pub max_body: usize,
+}
+
+/// A response with all of its body.
+#[derive(Debug, Clone)]
+pub struct ClientResponse {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no endpoint to try")]
+    NoEndpoint,
+    #[error("cannot connect to {address}")]
+    Connect { address: SocketAddr, source: Box<Error> },
+    #[error("no complete response in time")]
+    Timeout,
+    #[error("the response's body is larger than {max} bytes")]
+    TooLarge { max: usize },
+    #[error("the request cannot be sent: {0}")]
+    Invalid(String),
+    #[error("the response cannot be understood: {0}")]
+    Protocol(String),
+    #[error("the exchange broke off")]
+    Broken(#[source] Box<Error>),
+}
+
+impl From<Box<Error>> for ClientError {
+    fn from(error: Box<Error>) -> Self {
+        match error.etype() {
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Self::Timeout,
+            ErrorType::InvalidHTTPHeader => Self::Protocol(error.to_string()),
+            _ => Self::Broken(error),
+        }
+    }
+}
+
+/// A client with its kept connections; one serves the whole process.
+pub struct Client {
+    connector: Connector,
+}
+
+impl Client {
+    /// Reads the system's authorities; `keep` is how many unused connections are kept.
+    pub fn new(keep: usize) -> Self {
+        Self { connector: Connector::new(Some(ConnectorOptions::new(keep))) }
+    }
+
+    /// The response to `request`, or why there is none within its timeout.
+    pub async fn request(
+        &self,
+        target: Target,
+        request: ClientRequest,
+    ) -> Result<ClientResponse, ClientError> {
+        let exchange = async {
+            match target {
+                Target::Pool(pool) => self.ask_pool(&pool, &request).await,
+                Target::Address { address, tls } => {
+                    self.ask(&peer_of(address, tls, &request)?, address, &request).await
+                }
+            }
+        };
+        let ended = tokio::time::timeout(request.timeout, exchange).await;
+        ended.unwrap_or(Err(ClientError::Timeout))
+    }
+
+    /// The status that `endpoint` answers a health check with.
+    pub(super) async fn probe(
+        &self,
+        pool: &Pool,
+        endpoint: &Endpoint,
+        request: &ClientRequest,
+    ) -> Result<StatusCode, ClientError> {
+        let mut peer = pool.peer(endpoint);
+        peer.group_key ^= PROBE_GROUP;
+        let (mut session, _) = self.connect(&peer, endpoint.address()).await?;
+        exchange::send(&mut session, &peer, request).await?;
+        let (status, _) = exchange::receive_head(&mut session, &peer).await?;
+        let body = exchange::receive_body(&mut session, &peer, MAX_PROBE_BODY).await;
+        // Over HTTP/1.1 each check connects anew, since taking connections is what may be broken.
+        if body.is_ok() && session.as_http2().is_some() {
+            self.connector.release_http_session(session, &peer, peer.idle_timeout()).await;
+        }
+        Ok(status)
+    }
+
+    /// Tries further endpoints as long as none could be connected to.
+    async fn ask_pool(
+        &self,
+        pool: &Pool,
+        request: &ClientRequest,
+    ) -> Result<ClientResponse, ClientError> {
+        let mut tried = Vec::new();
+        let mut failed = ClientError::NoEndpoint;
+        for _ in 0..=pool.config().retries {
+            let Some(endpoint) = pool.pick(request.path_and_query.as_bytes(), &tried) else {
+                break;
+            };
+            let _in_flight = endpoint.begin();
+            match self.ask(&pool.peer(&endpoint), endpoint.address(), request).await {
+                Err(error @ ClientError::Connect { .. }) => failed = error,
+                ended => return ended,
+            }
+            tried.push(endpoint);
+        }
+        Err(failed)
+    }
+
+    /// One exchange; a second one if a kept connection turned out to be closed.
+    async fn ask(
+        &self,
+        peer: &HttpPeer,
+        address: SocketAddr,
+        request: &ClientRequest,
+    ) -> Result<ClientResponse, ClientError> {
+        loop {
+            let (mut session, reused) = self.connect(peer, address).await?;
+            let head = match exchange::send(&mut session, peer, request).await {
+                Ok(()) => exchange::receive_head(&mut session, peer).await,
+                Err(error) => Err(error),
+            };
+            match head {
+                Err(ClientError::Broken(_)) if reused && request.method.is_idempotent() => {}
+                Err(error) => return Err(error),
+                Ok((status, headers)) => {
+                    return self.finish(session, peer, request, (status, headers)).await;
+                }
+            }
+        }
+    }
+
+    async fn finish(
+        &self,
+        mut session: HttpSession,
+        peer: &HttpPeer,
+        request: &ClientRequest,
+        (status, headers): (StatusCode, HeaderMap),
+    ) -> Result<ClientResponse, ClientError> {
+        let max = request.max_body;
+        if request.method != Method::HEAD && declared(&headers) > max as u64 {
+            session.shutdown().await;
+            return Err(ClientError::TooLarge { max });
+        }
+        let body = exchange::receive_body(&mut session, peer, max).await?;
+        self.connector.release_http_session(session, peer, peer.idle_timeout()).await;
+        Ok(ClientResponse { status, headers, body })
+    }
+
+    async fn connect(
+        &self,
+        peer: &HttpPeer,
+        address: SocketAddr,
+    ) -> Result<(HttpSession, bool), ClientError> {
+        let session = self.connector.get_http_session(peer).await;
+        session.map_err(|source| ClientError::Connect { address, source })
+    }
+}
+
+fn declared(headers: &HeaderMap) -> u64 {
+    let value = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+fn peer_of(
+    address: SocketAddr,
+    tls: Option<String>,
+    request: &ClientRequest,
+) -> Result<HttpPeer, ClientError> {
+    if tls.as_deref() == Some("") {
+        // Pingora would take it as a wish not to verify.
+        return Err(ClientError::Invalid("TLS needs a name to check".into()));
+    }
+    let mut peer = HttpPeer::new(address, tls.is_some(), tls.unwrap_or_default());
+    let options = &mut peer.options;
+    options.alpn = if peer.scheme == pingora_core::upstreams::peer::Scheme::HTTPS {
+        ALPN::H2H1
+    } else {
+        ALPN::H1
+    };
+    options.connection_timeout = Some(request.timeout);
+    options.total_connection_timeout = Some(request.timeout);
+    options.read_timeout = Some(request.timeout);
+    options.write_timeout = Some(request.timeout);
+    options.idle_timeout = Some(KEEP_ADDRESS);
+    options.max_h2_streams = super::pool::MAX_H2_STREAMS;
+    Ok(peer)
+}
