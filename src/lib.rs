@@ -1,16 +1,29 @@
 //! Selvedge: a programmable reverse proxy. The modules, in reading order.
 
+/// Health, reload, state and metrics, for operators.
+pub mod admin;
 /// The commands.
 pub mod cli;
 /// YAML to a typed configuration that cannot be invalid.
 pub mod config;
+/// Client connections: sockets, TLS, limits, drain.
+pub mod listen;
+/// A request's way: open `proxy/gateway.rs` first.
+pub mod proxy;
 /// Host, path and conditions to a route.
 pub mod routing;
-/// Listeners, connections, drain.
+/// Filters: compiled scripts on fibers, with their host and their meter.
+pub mod script;
+/// The running program.
 pub mod server;
+/// Everything a request needs, built from one configuration and swapped whole.
+pub mod snapshot;
 /// What ops see: metrics, access log, log, trace context.
 pub mod telemetry;
 /// Certificates by server name.
 pub mod tls;
 /// Pools of origins: balancing, health, and the client for fetches.
 pub mod upstream;
+
+#[global_allocator]
+static ALLOCATOR: script::CountingAlloc = script::CountingAlloc::new();

@@ -1,44 +1,68 @@
-//! `selvedge check`: every problem of a configuration in one run. Exit 0 when there is none, else 1.
+//! `selvedge check`: every problem of a configuration in one run, scripts and certificates included.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
 use crate::config::problem::{Problem, Problems};
 use crate::config::{self, Config};
-use crate::routing::Router;
+use crate::snapshot::Snapshot;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::TlsTable;
 
 #[derive(Debug, Args)]
 pub struct Check {
-    /// The configuration file.
+    /// The configuration file
     #[arg(short, long)]
     config: PathBuf,
-    /// Problems as a JSON array on stdout.
+    /// Problems as a JSON array on stdout
     #[arg(long)]
     json: bool,
 }
 
 impl Check {
     pub fn run(self) -> ExitCode {
-        let problems = match config::load(&self.config) {
-            Ok(config) => self.conflicts(&config),
-            Err(problems) => problems,
-        };
+        let problems = problems(&self.config);
         if self.json {
-            println!("{}", serde_json::json!(problems));
-        } else {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            println!("{:#}", serde_json::json!(problems));
+            return if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
-        if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if !problems.is_empty() {
+            return super::report(&problems);
+        }
+        println!("{}: ok", self.config.display());
+        ExitCode::SUCCESS
     }
+}
 
-    fn conflicts(&self, config: &Config) -> Vec<Problem> {
-        let mut problems = Problems::new(&self.config);
-        for conflict in Router::build(&config.routes).err().into_iter().flatten() {
-            let at = config.places.routes.first().copied().unwrap_or_default();
-            problems.add(at, "routes", conflict.to_string(), None);
+/// Everything that would keep `run` from serving this file, but for its sockets.
+pub fn problems(file: &Path) -> Vec<Problem> {
+    let config = match config::load(file) {
+        Ok(config) => config,
+        Err(problems) => return problems,
+    };
+    let mut found = certificates(&config, file);
+    match Metrics::new() {
+        Ok(metrics) => {
+            found.extend(Snapshot::build(config, file, &metrics, None).err().into_iter().flatten())
         }
-        problems.into_sorted()
+        Err(error) => {
+            let mut problems = Problems::new(file);
+            problems.add(Default::default(), "metrics", error.to_string(), None);
+            found.extend(problems.into_sorted());
+        }
     }
+    found
+}
+
+fn certificates(config: &Config, file: &Path) -> Vec<Problem> {
+    let mut problems = Problems::new(file);
+    for (listener, at) in config.listeners.iter().zip(&config.places.listeners) {
+        if let Some(Err(error)) = listener.tls.as_ref().map(TlsTable::load) {
+            let path = format!("listeners.{}.tls", listener.name);
+            problems.add(*at, &path, error.to_string(), None);
+        }
+    }
+    problems.into_sorted()
 }

@@ -1,34 +1,69 @@
 //! Arguments to commands; one file per command.
 
 mod check;
+mod docs;
+mod run;
+mod show;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A programmable reverse proxy.
+/// A programmable reverse proxy: sandboxed filters, balancing, TLS, metrics, reloads that drop nothing.
 #[derive(Debug, Parser)]
-#[command(name = "selvedge", version, about)]
+#[command(name = "selvedge", version, about, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the configuration, a script or the address is at fault; 2 wrong arguments.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Report every problem of a configuration.
+    /// Serve a configuration, or one upstream without any
+    Run(run::Run),
+    /// Report every problem of a configuration
     Check(check::Check),
-    /// Print the JSON Schema of the configuration.
+    /// Print the effective configuration, with defaults
+    Config(show::Effective),
+    /// List the routes, or explain which one a request takes
+    Routes(show::Routes),
+    /// Have the running server reload its configuration
+    Reload(show::ReloadCommand),
+    /// Print the JSON Schema of the configuration
     Schema,
+    /// Write the generated references into a folder
+    #[command(hide = true)]
+    Docs(docs::Docs),
 }
 
 /// Runs the command that the arguments name.
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
+        Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
+        Command::Config(effective) => effective.run(),
+        Command::Routes(routes) => routes.run(),
+        Command::Reload(reload) => reload.run(),
         Command::Schema => {
             println!("{:#}", crate::config::reference::json_schema());
             ExitCode::SUCCESS
         }
+        Command::Docs(docs) => docs.run(),
     }
+}
+
+/// Problems to stderr, one a line.
+fn report(problems: &[crate::config::problem::Problem]) -> ExitCode {
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    let plural = if problems.len() == 1 { "problem" } else { "problems" };
+    eprintln!("{} {plural}", problems.len());
+    ExitCode::FAILURE
+}
+
+/// One error to stderr.
+fn fail(error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("selvedge: {error}");
+    ExitCode::FAILURE
 }

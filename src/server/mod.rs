@@ -1,28 +1,98 @@
-//! Our own listeners on Pingora: sockets, connections and their limits, up to the point where
-//! Pingora's `HttpServerApp` takes a request. Reading order: `set`, `accept`, `http`, `stream`.
-//!
-//! Not here yet, with their places: minimum body rates (`registry::offence`), sockets handed down
-//! over a re-exec (`set::bind`).
+//! The running program: one Pingora server with our listeners as its only service, signals, drain.
 
-mod accept;
-mod http;
-mod limits;
-mod proxy_protocol;
-mod registry;
-mod set;
-mod state;
-mod stream;
-#[cfg(test)]
-mod tests;
+mod reload;
+mod service;
+mod signals;
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use limits::{ConnCounters, ConnLimits, Cut, Rejection};
-pub use set::{BindCause, BindError, Bound, Change, ListenerSet, bind};
-pub use state::ConnState;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server};
 
-/// The connection of a request, in any hook.
-pub fn conn_state(session: &pingora_proxy::Session) -> Option<&Arc<ConnState>> {
-    let proxy = session.digest()?.proxy_digest.as_ref()?;
-    proxy.user_data.as_ref()?.downcast_ref()
+use crate::config::Config;
+use crate::config::problem::Problem;
+use crate::config::service::{AccessLog as AccessLogConfig, AccessLogFormat};
+use crate::listen::BindError;
+use crate::snapshot::{Shared, Snapshot};
+use crate::telemetry::access_log::Format;
+use crate::telemetry::access_log::{AccessLog, AccessLogError, Target};
+use crate::telemetry::metrics::Metrics;
+
+use self::service::{Bindings, Listeners, Proxy};
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{} problems in the configuration", .0.len())]
+    Problems(Vec<Problem>),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    #[error("metrics: {0}")]
+    Metrics(String),
+}
+
+/// Where a configuration came from, and its value.
+pub struct Source {
+    pub file: PathBuf,
+    pub config: Config,
+    pub threads: usize,
+}
+
+/// Serves until a signal ends it and what is in flight is done. `announce` is called once, with
+/// each listener's name and real address, when all of them serve.
+pub fn run(
+    source: Source,
+    announce: impl Fn(&[(String, SocketAddr)]) + Send + Sync + 'static,
+) -> Result<(), StartError> {
+    let Source { file, config, threads } = source;
+    let bindings = Bindings::open(&config)?;
+    let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Metrics(e.to_string()))?);
+    let access_log = open_access_log(&config.access_log, &metrics)?;
+    let fixed = reload::Fixed::of(&config);
+    let snapshot = Snapshot::build(config, &file, &metrics, None).map_err(StartError::Problems)?;
+    metrics.reloaded(true);
+    let shared = Arc::new(Shared::new(snapshot, metrics, access_log));
+
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
+    server.bootstrap();
+    let proxy = Proxy::new(&server.configuration, &shared);
+    let listeners = Arc::new(Listeners::new(proxy, &shared, file, fixed));
+    server.add_service(service::Service::new(Arc::clone(&listeners), bindings, Arc::new(announce)));
+    let signals = signals::Signals::new(Arc::clone(&listeners));
+    server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    if let Some(log) = &*shared.access_log.load() {
+        log.flush();
+    }
+    Ok(())
+}
+
+/// The access log as configured; `None` where it is off.
+fn open_access_log(
+    config: &AccessLogConfig,
+    metrics: &Metrics,
+) -> Result<Option<AccessLog>, AccessLogError> {
+    let format = match config.format {
+        AccessLogFormat::Off => return Ok(None),
+        AccessLogFormat::Json => Format::Json,
+        AccessLogFormat::Common => Format::Common,
+    };
+    let target = config.path.clone().map_or(Target::Stdout, Target::File);
+    AccessLog::start(target, format, metrics.access_log_dropped()).map(Some)
+}
+
+/// Pingora's own settings, of which only these matter here: the drain is ours, so its waits are 0.
+fn server_conf(threads: usize) -> ServerConf {
+    ServerConf {
+        threads,
+        work_stealing: true,
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(0),
+        max_retries: 8,
+        upstream_keepalive_pool_size: 512,
+        ..ServerConf::default()
+    }
 }

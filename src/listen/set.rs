@@ -51,6 +51,13 @@ pub struct Bound {
     socket: std::net::TcpListener,
 }
 
+impl Bound {
+    /// The listener's name.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+}
+
 /// Opens all sockets and reads all certificates, or nothing. Sockets that a former process hands
 /// down (re-exec) will be looked up here, by address, before a new one is opened.
 pub fn bind(listeners: &[Listener]) -> Result<Vec<Bound>, BindError> {

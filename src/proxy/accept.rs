@@ -1,0 +1,133 @@
+//! A request begins: sanity of its head, its ids, and who the client really is.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderMap, HeaderValue, header};
+use ipnet::IpNet;
+use pingora::Result;
+use pingora_proxy::Session;
+
+use super::conform;
+use super::ctx::{Ctx, Facts, Live};
+use super::fail::Failure;
+use crate::listen::{ConnState, conn_state};
+use crate::snapshot::Shared;
+use crate::telemetry::trace::{TraceContext, request_id, valid_request_id};
+
+/// The header that carries the request's id, both ways.
+pub const REQUEST_ID: &str = "x-request-id";
+
+/// Fills `Ctx::facts`, then refuses what cannot be read in one way only.
+pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()> {
+    let conn = conn_state(session).cloned();
+    if let Some(conn) = &conn {
+        conn.request_begins();
+    }
+    let facts = facts(session, conn, shared);
+    let target_limit = facts.snapshot.limits.target.0;
+    ctx.facts = Some(facts);
+    let (http2, upgrade) = (session.is_http2(), session.is_upgrade_req());
+    let raw = match session.req_header().headers.contains_key(header::TRANSFER_ENCODING) {
+        true if !http2 => Some(session.to_h1_raw()),
+        _ => None,
+    };
+    if let Some(facts) = &mut ctx.facts {
+        facts.upgrade = upgrade;
+    }
+    let head = session.req_header_mut();
+    if head.raw_path().len() as u64 > target_limit {
+        return Err(ctx.refuse(Failure::TargetTooLong(target_limit)));
+    }
+    conform::request(head, http2, raw.as_deref()).map_err(|e| ctx.refuse(e.into()))
+}
+
+fn facts(session: &Session, conn: Option<Arc<ConnState>>, shared: &Shared) -> Facts {
+    let snapshot = shared.snapshot.load_full();
+    let head = session.req_header();
+    let peer = conn.as_ref().map_or(IpAddr::from([0, 0, 0, 0]), |conn| conn.client.ip());
+    let peer = peer.to_canonical();
+    let trusted_peer = trusted(peer, &snapshot.trusted_proxies);
+    let client = match trusted_peer {
+        true => true_client(&head.headers, peer, &snapshot.trusted_proxies),
+        false => peer,
+    };
+    let tls = conn.as_ref().is_some_and(|conn| conn.tls.is_some());
+    let trace = head.headers.get("traceparent").and_then(|v| TraceContext::parse(v.as_bytes()));
+    Facts {
+        time: SystemTime::now(),
+        started: Instant::now(),
+        request_id: id_of(&head.headers),
+        trace: trace.map_or_else(|| TraceContext::root(true), |parent| parent.child()),
+        client,
+        trusted_peer,
+        scheme: if tls { "https" } else { "http" },
+        method: head.method.clone(),
+        host: host_of(session).into(),
+        target: String::from_utf8_lossy(head.raw_path()).into(),
+        upgrade: false,
+        conn: conn.map(Live),
+        _in_flight: shared.metrics.request_started(),
+        snapshot,
+    }
+}
+
+/// `Host`, or `:authority` where HTTP/2 sends no `Host`.
+fn host_of(session: &Session) -> &str {
+    let head = session.req_header();
+    let named = head.headers.get(header::HOST).and_then(|v| v.to_str().ok());
+    named.or(head.uri.authority().map(|a| a.as_str())).unwrap_or_default()
+}
+
+fn id_of(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(REQUEST_ID).filter(|v| v.to_str().is_ok_and(valid_request_id));
+    match given {
+        Some(id) => id.clone(),
+        // An id is hexadecimal digits and hyphens.
+        None => HeaderValue::from_str(&request_id()).unwrap_or(HeaderValue::from_static("-")),
+    }
+}
+
+fn trusted(address: IpAddr, proxies: &[IpNet]) -> bool {
+    proxies.iter().any(|net| net.contains(&address))
+}
+
+/// Right to left through `X-Forwarded-For`, past every trusted proxy, to the first that is not one.
+fn true_client(headers: &HeaderMap, peer: IpAddr, proxies: &[IpNet]) -> IpAddr {
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    let mut client = peer;
+    for line in lines {
+        let Ok(text) = line.to_str() else { return client };
+        for part in text.rsplit(',') {
+            let Ok(address) = part.trim().parse::<IpAddr>() else { return client };
+            client = address.to_canonical();
+            if !trusted(client, proxies) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_the_rightmost_address_that_is_no_trusted_proxy() {
+        let proxies = ["10.0.0.0/8".parse().expect("net")];
+        let peer: IpAddr = "10.0.0.1".parse().expect("ip");
+        let client = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", line.parse().expect("value"));
+            }
+            true_client(&headers, peer, &proxies).to_string()
+        };
+        assert_eq!(client(&["6.6.6.6, 1.2.3.4, 10.0.0.9"]), "1.2.3.4");
+        assert_eq!(client(&["6.6.6.6", "1.2.3.4"]), "1.2.3.4");
+        assert_eq!(client(&["1.2.3.4, junk, 10.0.0.9"]), "10.0.0.9");
+        assert_eq!(client(&[]), "10.0.0.1");
+    }
+}

@@ -1,0 +1,114 @@
+//! What a request carries from phase to phase, in groups that each belong to one concern.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderValue, Method};
+
+use super::fail::Failure;
+use crate::listen::ConnState;
+use crate::routing::Params;
+use crate::snapshot::{RouteState, Snapshot, UpstreamState};
+use crate::telemetry::handles::Held;
+use crate::telemetry::trace::TraceContext;
+use crate::upstream::endpoint::{Endpoint, InFlight};
+
+/// Per-request state. Empty until the head was read.
+#[derive(Default)]
+pub struct Ctx {
+    pub facts: Option<Facts>,
+    pub routed: Option<Routed>,
+    pub attempt: Attempt,
+    pub outcome: Outcome,
+    pub scripts: super::exchange::ScriptState,
+}
+
+/// What is known once the head was read, and does not change.
+pub struct Facts {
+    pub snapshot: Arc<Snapshot>,
+    pub time: SystemTime,
+    pub started: Instant,
+    pub request_id: HeaderValue,
+    pub trace: TraceContext,
+    pub client: IpAddr,
+    /// Whether the peer is one of the trusted proxies.
+    pub trusted_peer: bool,
+    pub scheme: &'static str,
+    pub method: Method,
+    pub host: Arc<str>,
+    /// The target as the client sent it, for the log.
+    pub target: Arc<str>,
+    pub upgrade: bool,
+    pub conn: Option<Live>,
+    pub _in_flight: Held,
+}
+
+/// The request counts on its connection while this is held.
+pub struct Live(pub Arc<ConnState>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.request_ends();
+    }
+}
+
+/// The route, and the request's path as that route reads it.
+pub struct Routed {
+    pub index: usize,
+    pub route: Arc<RouteState>,
+    /// In normal form; `params` point into it.
+    pub path: String,
+    pub params: Params,
+    /// The upstream in use: the route's, or a filter's choice.
+    pub upstream: Option<Arc<UpstreamState>>,
+}
+
+/// Tries to reach an origin.
+#[derive(Default)]
+pub struct Attempt {
+    pub tried: Vec<Arc<Endpoint>>,
+    pub current: Option<InFlight>,
+    pub first_began: Option<Instant>,
+    pub began: Option<Instant>,
+    pub retries: u32,
+    /// Time spent waiting for origins.
+    pub waited: Duration,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Outcome {
+    pub failure: Option<Failure>,
+    pub first_byte: Option<Duration>,
+    pub body_in: u64,
+    pub body_out: u64,
+    pub status: u16,
+    /// The filter that answered.
+    pub answered_by: Option<Arc<str>>,
+}
+
+impl Ctx {
+    /// The facts; a hook that runs before they are known is a fault of this program.
+    pub fn facts(&self) -> pingora::Result<&Facts> {
+        self.facts.as_ref().ok_or_else(|| out_of_order("facts"))
+    }
+
+    pub fn routed(&self) -> pingora::Result<&Routed> {
+        self.routed.as_ref().ok_or_else(|| out_of_order("route"))
+    }
+
+    /// Ends the request with `failure`: kept here, and as Pingora's error for its own way out.
+    pub fn refuse(&mut self, failure: Failure) -> Box<pingora::Error> {
+        let error = pingora::Error::explain(
+            pingora::ErrorType::HTTPStatus(failure.row().status.as_u16()),
+            failure.to_string(),
+        );
+        self.outcome.failure = Some(failure);
+        error
+    }
+}
+
+fn out_of_order(what: &'static str) -> Box<pingora::Error> {
+    pingora::Error::explain(pingora::ErrorType::InternalError, format!("no {what} yet"))
+}

@@ -1,0 +1,324 @@
+//! The one table of failures: what the client gets, what the log gets, how it is counted.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use log::Level;
+use pingora::{Error, ErrorSource, ErrorType};
+use pingora_proxy::{FailToProxy, Session};
+
+use super::conform::Ambiguous;
+use super::ctx::Ctx;
+use super::response;
+use crate::script::{From, ResponseDraft};
+use crate::snapshot::Shared;
+
+/// Why a request got no answer of an origin or a filter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("ambiguous request: {0}")]
+    Ambiguous(#[from] Ambiguous),
+    #[error("bad path: {0}")]
+    BadPath(Cow<'static, str>),
+    #[error("the target is longer than {0} bytes")]
+    TargetTooLong(u64),
+    #[error("no route")]
+    NoRoute,
+    #[error("method not allowed; allowed: {0}")]
+    MethodNotAllowed(String),
+    #[error("the body is larger than {0} bytes")]
+    BodyTooLarge(u64),
+    #[error("filter {0} faulted")]
+    FilterFault(String),
+    #[error("too many filter runs")]
+    FiltersBusy,
+    #[error("a filter made a message that cannot be sent: {0}")]
+    FilterMessage(String),
+    #[error("no endpoint of {0} can be reached")]
+    NoEndpoint(String),
+    #[error("connect failed: {0}")]
+    Connect(String),
+    #[error("connect timed out: {0}")]
+    ConnectTimeout(String),
+    #[error("the upstream's TLS failed: {0}")]
+    UpstreamTls(String),
+    #[error("no response in time: {0}")]
+    ResponseTimeout(String),
+    #[error("the upstream broke off: {0}")]
+    UpstreamClosed(String),
+    #[error("the upstream's response is invalid: {0}")]
+    UpstreamInvalid(String),
+    #[error("the client went away: {0}")]
+    ClientGone(String),
+    #[error("the client sent something invalid: {0}")]
+    ClientInvalid(String),
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+/// A failure's row in the table.
+pub struct Row {
+    pub status: StatusCode,
+    /// All that the client is told.
+    pub public: &'static str,
+    pub level: Level,
+    /// As `error` in the access log, as `reason` in metrics, as `err.kind` for scripts.
+    pub label: &'static str,
+}
+
+impl Failure {
+    pub fn row(&self) -> Row {
+        let row = |status, public, level, label| Row { status, public, level, label };
+        let bad = StatusCode::BAD_REQUEST;
+        let gateway = StatusCode::BAD_GATEWAY;
+        match self {
+            Self::Ambiguous(_) => row(bad, "The request is malformed.", Level::Debug, "ambiguous"),
+            Self::BadPath(_) => row(bad, "The path is malformed.", Level::Debug, "bad_path"),
+            Self::TargetTooLong(_) => row(
+                StatusCode::URI_TOO_LONG,
+                "The address is too long.",
+                Level::Debug,
+                "target_too_long",
+            ),
+            Self::NoRoute => {
+                row(StatusCode::NOT_FOUND, "There is nothing here.", Level::Debug, "no_route")
+            }
+            Self::MethodNotAllowed(_) => row(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "This method is not allowed here.",
+                Level::Debug,
+                "method_not_allowed",
+            ),
+            Self::BodyTooLarge(_) => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The request's body is too large.",
+                Level::Debug,
+                "body_too_large",
+            ),
+            Self::FilterFault(_) | Self::FilterMessage(_) => row(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Something went wrong here.",
+                Level::Error,
+                "filter",
+            ),
+            Self::FiltersBusy => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This service is busy.",
+                Level::Warn,
+                "filters_busy",
+            ),
+            Self::NoEndpoint(_) => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This service cannot be reached right now.",
+                Level::Warn,
+                "no_endpoint",
+            ),
+            Self::Connect(_) => {
+                row(gateway, "The service behind cannot be reached.", Level::Warn, "connect")
+            }
+            Self::ConnectTimeout(_) => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "The service behind cannot be reached in time.",
+                Level::Warn,
+                "connect_timeout",
+            ),
+            Self::UpstreamTls(_) => {
+                row(gateway, "The service behind cannot be reached.", Level::Warn, "upstream_tls")
+            }
+            Self::ResponseTimeout(_) => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "The service behind did not answer in time.",
+                Level::Warn,
+                "response_timeout",
+            ),
+            Self::UpstreamClosed(_) => {
+                row(gateway, "The service behind broke off.", Level::Warn, "upstream_closed")
+            }
+            Self::UpstreamInvalid(_) => row(
+                gateway,
+                "The service behind answered something invalid.",
+                Level::Warn,
+                "upstream_invalid",
+            ),
+            Self::ClientGone(_) => row(bad, "", Level::Debug, "client_gone"),
+            Self::ClientInvalid(_) => {
+                row(bad, "The request is malformed.", Level::Debug, "client_invalid")
+            }
+            Self::Internal(_) => row(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Something went wrong here.",
+                Level::Error,
+                "internal",
+            ),
+        }
+    }
+
+    /// Headers that this failure's answer needs beside the usual ones.
+    fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        match self {
+            Self::MethodNotAllowed(allow) => {
+                HeaderValue::from_str(allow).map(|v| (header::ALLOW, v)).into_iter().collect()
+            }
+            Self::NoEndpoint(_) | Self::FiltersBusy => {
+                vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What an error of Pingora means here.
+    pub fn of(error: &Error) -> Self {
+        let text = error.to_string();
+        match error.esource() {
+            ErrorSource::Upstream => Self::of_upstream(error.etype(), text),
+            ErrorSource::Downstream => match error.etype() {
+                ErrorType::WriteError
+                | ErrorType::WriteTimedout
+                | ErrorType::ReadError
+                | ErrorType::ReadTimedout
+                | ErrorType::ConnectionClosed => Self::ClientGone(text),
+                _ => Self::ClientInvalid(text),
+            },
+            ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
+                ErrorType::ConnectTimedout
+                | ErrorType::ConnectRefused
+                | ErrorType::ConnectNoRoute
+                | ErrorType::ConnectError => Self::of_upstream(error.etype(), text),
+                _ => Self::Internal(text),
+            },
+        }
+    }
+
+    fn of_upstream(kind: &ErrorType, text: String) -> Self {
+        match kind {
+            ErrorType::ConnectTimedout => Self::ConnectTimeout(text),
+            ErrorType::TLSHandshakeTimedout => Self::ConnectTimeout(text),
+            ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError => {
+                Self::UpstreamTls(text)
+            }
+            ErrorType::ConnectRefused
+            | ErrorType::ConnectNoRoute
+            | ErrorType::ConnectError
+            | ErrorType::BindError
+            | ErrorType::SocketError => Self::Connect(text),
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Self::ResponseTimeout(text),
+            ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Self::UpstreamInvalid(text),
+            _ => Self::UpstreamClosed(text),
+        }
+    }
+}
+
+/// Pingora gave up: name the failure, tell the log, answer the client if that is still possible.
+pub async fn answer(
+    session: &mut Session,
+    error: &Error,
+    ctx: &mut Ctx,
+    shared: &Shared,
+) -> FailToProxy {
+    if ctx.outcome.answered_by.is_some() && session.response_written().is_some() {
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    }
+    let failure = ctx.outcome.failure.take().unwrap_or_else(|| Failure::of(error));
+    let row = failure.row();
+    tell_log(&failure, &row, ctx);
+    ctx.outcome.failure = Some(failure.clone());
+    let sent = match (&failure, session.response_written()) {
+        (Failure::ClientGone(_), _) => false,
+        (_, Some(_)) => false,
+        (_, None) => {
+            let page = page(session, ctx, &row);
+            response::send_failure(session, ctx, shared, &failure, page).await
+        }
+    };
+    FailToProxy {
+        error_code: if sent { row.status.as_u16() } else { 0 },
+        can_reuse_downstream: sent
+            && matches!(failure, Failure::NoRoute | Failure::MethodNotAllowed(_)),
+    }
+}
+
+/// A page for the client, in the form it accepts.
+pub struct Page {
+    pub status: StatusCode,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: Bytes,
+}
+
+impl Page {
+    /// As filters see it.
+    pub fn into_draft(self) -> ResponseDraft {
+        let mut draft = ResponseDraft::new(self.status, self.body);
+        draft.from = From::Proxy;
+        self.headers.into_iter().for_each(|(name, value)| {
+            draft.headers.append(name, value);
+        });
+        draft
+    }
+}
+
+fn page(session: &Session, ctx: &Ctx, row: &Row) -> Page {
+    let accept = session.req_header().headers.get(header::ACCEPT);
+    let accept = accept.and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let id = ctx.facts.as_ref().map_or("", |f| f.request_id.to_str().unwrap_or_default());
+    let (status, reason) = (row.status, row.status.canonical_reason().unwrap_or("Error"));
+    let (body, media) = if accept.contains("text/html") {
+        let html = format!(
+            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0} {reason}</title>\n\
+             <h1>{0} {reason}</h1>\n<p>{1}</p>\n<p><small>Request {id}</small></p></html>\n",
+            status.as_u16(),
+            row.public,
+        );
+        (html, "text/html; charset=utf-8")
+    } else {
+        let json = serde_json::json!({
+            "status": status.as_u16(), "error": reason, "message": row.public, "request_id": id,
+        });
+        (format!("{json}\n"), "application/json")
+    };
+    let mut headers = ctx.outcome.failure.as_ref().map(Failure::headers).unwrap_or_default();
+    headers.push((header::CONTENT_TYPE, HeaderValue::from_static(media)));
+    headers.push((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    Page { status, headers, body: body.into() }
+}
+
+fn tell_log(failure: &Failure, row: &Row, ctx: &Ctx) {
+    let Some(facts) = &ctx.facts else {
+        log::log!(row.level, "request refused: {failure}");
+        return;
+    };
+    let id = facts.request_id.to_str().unwrap_or_default();
+    let route = ctx.routed.as_ref().map_or("-", |routed| &*routed.route.name);
+    // Debug is off as a rule; everything louder passes a cap, so that a dead origin fills no disk.
+    let suppressed = match row.level {
+        Level::Debug | Level::Trace => 0,
+        _ => match facts.snapshot.failures_logged.admit() {
+            Some(suppressed) => suppressed,
+            None => return,
+        },
+    };
+    let more =
+        if suppressed > 0 { format!(" ({suppressed} more not shown)") } else { String::new() };
+    log::log!(row.level, "request {id} route {route}: {failure}{more}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstream_errors_keep_their_kind() {
+        let of = |kind| Failure::of(&Error::new_up(kind)).row();
+        assert_eq!(of(ErrorType::ConnectRefused).label, "connect");
+        assert_eq!(of(ErrorType::ConnectTimedout).status, StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(of(ErrorType::ReadTimedout).label, "response_timeout");
+        assert_eq!(of(ErrorType::ConnectionClosed).label, "upstream_closed");
+        assert_eq!(of(ErrorType::TLSHandshakeFailure).label, "upstream_tls");
+    }
+
+    #[test]
+    fn the_public_text_never_holds_the_internal_one() {
+        let failure = Failure::Connect("127.0.0.1:9999 refused".into());
+        assert!(!failure.row().public.contains("127.0.0.1"));
+    }
+}

@@ -1,0 +1,197 @@
+//! One run of one hook of one filter: its hands, its cost in metrics, its faults in the log.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, Uri};
+use log::Level;
+
+use super::ctx::Ctx;
+use super::fail::Failure;
+use crate::config::filters::OnFault;
+use crate::script::{
+    BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
+    Hook, Host, Limits, Outcome, ResponseDraft, Run, run,
+};
+use crate::snapshot::{FilterState, Shared, Snapshot};
+use crate::telemetry::handles::RunCost;
+use crate::telemetry::trace::TraceContext;
+use crate::upstream::client::{Client, ClientError, ClientRequest, Target};
+use crate::upstream::egress;
+
+/// How the request goes on after a hook.
+pub enum Next {
+    Continue(Exchange),
+    Answer(Exchange, ResponseDraft),
+    Fail(Failure),
+}
+
+/// Runs `hook` of `filter`, and judges a fault by the filter's `on_fault`.
+pub async fn run_hook(
+    shared: &Shared,
+    ctx: &Ctx,
+    filter: &Arc<FilterState>,
+    hook: Hook,
+    exchange: Exchange,
+) -> Next {
+    let Ok(facts) = ctx.facts() else {
+        return Next::Fail(Failure::Internal("a hook before the request was read".into()));
+    };
+    let hands = Hands {
+        filter: Arc::clone(filter),
+        snapshot: Arc::clone(&facts.snapshot),
+        client: Arc::clone(&shared.client),
+        trace: facts.trace,
+        request_id: exchange.request.id.clone(),
+        route: exchange.request.route.clone(),
+    };
+    let mut limits = Limits::from(&filter.config.limits);
+    limits.fibers = facts.snapshot.limits.filter_runs.value as usize;
+    let began = Instant::now();
+    let Run { exchange, outcome, figures } =
+        run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
+    let cost = RunCost {
+        duration: began.elapsed(),
+        operations: figures.operations,
+        memory_bytes: figures.peak_memory as u64,
+    };
+    filter.metrics.run(hook.name(), label(&outcome), cost);
+    match outcome {
+        Outcome::Continue => Next::Continue(exchange),
+        Outcome::Answer(answer) => Next::Answer(exchange, answer),
+        Outcome::Fault(fault) => after_fault(ctx, filter, *fault, exchange),
+    }
+}
+
+fn label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Continue => "continue",
+        Outcome::Answer(_) => "answer",
+        Outcome::Fault(fault) => match fault.cause {
+            Cause::Limit(_) => "limit",
+            Cause::Busy => "busy",
+            Cause::Panic => "panic",
+            Cause::Error | Cause::Returned => "fault",
+        },
+    }
+}
+
+fn after_fault(ctx: &Ctx, filter: &FilterState, fault: Fault, exchange: Exchange) -> Next {
+    if let Cause::Limit(hit) = fault.cause {
+        filter.metrics.limit_hit(hit.kind.name());
+    }
+    tell_log(ctx, filter, &fault, &exchange);
+    match (filter.config.on_fault, fault.cause) {
+        (OnFault::Open, _) => Next::Continue(exchange),
+        (OnFault::Closed, Cause::Busy) => Next::Fail(Failure::FiltersBusy),
+        (OnFault::Closed, _) => Next::Fail(Failure::FilterFault(filter.config.name.to_string())),
+    }
+}
+
+/// All that the author needs, none of which the client gets.
+fn tell_log(ctx: &Ctx, filter: &FilterState, fault: &Fault, exchange: &Exchange) {
+    let admitted = ctx.facts.as_ref().and_then(|f| f.snapshot.failures_logged.admit());
+    let Some(suppressed) = admitted else { return };
+    let limit = match fault.cause {
+        Cause::Limit(hit) => format!("; {hit}"),
+        _ => String::new(),
+    };
+    log::error!(
+        "filter {name} {hook} request {id} route {route}: {file}:{line}:{column}: {message}{limit}\n    {source}{more}",
+        name = filter.config.name,
+        hook = fault.hook.name(),
+        id = exchange.request.id,
+        route = exchange.request.route,
+        file = fault.file.display(),
+        line = fault.line,
+        column = fault.column,
+        message = fault.message,
+        source = fault.source_line.trim(),
+        more = if suppressed > 0 {
+            format!("\n    ({suppressed} more not shown)")
+        } else {
+            String::new()
+        },
+    );
+}
+
+/// What a filter reaches during one run.
+struct Hands {
+    filter: Arc<FilterState>,
+    snapshot: Arc<Snapshot>,
+    client: Arc<Client>,
+    trace: TraceContext,
+    request_id: String,
+    route: String,
+}
+
+impl Host for Hands {
+    fn fetch(
+        &self,
+        request: FetchRequest,
+    ) -> BoxFuture<'static, Result<FetchResponse, FetchError>> {
+        let upstream = request.url.host().and_then(|host| self.snapshot.upstreams.get(host));
+        let pool = upstream.map(|upstream| Arc::clone(&upstream.pool));
+        let (client, trace) = (Arc::clone(&self.client), self.trace.child());
+        let metrics = Arc::clone(&self.filter.metrics);
+        Box::pin(async move {
+            let target = match pool.filter(|_| request.url.port().is_none()) {
+                Some(pool) => Target::Pool(pool),
+                None => address(&request.url).await?,
+            };
+            let answer = client.request(target, outgoing(request, &trace)).await;
+            let answer = answer.map_err(fetch_error);
+            metrics.fetch(answer.as_ref().map_or_else(|error| error.kind.name(), |_| "ok"));
+            let answer = answer?;
+            Ok(FetchResponse { status: answer.status, headers: answer.headers, body: answer.body })
+        })
+    }
+
+    fn log(&self, level: Level, message: &str, fields: &[(String, String)]) {
+        let fields: String =
+            fields.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
+        let (filter, id, route) = (&self.filter.config.name, &self.request_id, &self.route);
+        log::log!(target: "filter", level, "{filter} request {id} route {route}: {message}{fields}");
+    }
+}
+
+/// An origin outside of the configured upstreams; the grant names it, so it may be private.
+async fn address(url: &Uri) -> Result<Target, FetchError> {
+    let tls = url.scheme_str() == Some("https");
+    let host = url.host().unwrap_or_default();
+    let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let address = egress::resolve(host, port, true).await.map_err(|error| FetchError {
+        kind: FetchErrorKind::Connect,
+        message: error.to_string(),
+    })?;
+    Ok(Target::Address { address, tls: tls.then(|| host.to_owned()) })
+}
+
+fn outgoing(request: FetchRequest, trace: &TraceContext) -> ClientRequest {
+    let path = request.url.path_and_query().map_or("/", |path| path.as_str());
+    let mut headers: HeaderMap = request.headers;
+    if let Ok(trace) = trace.to_string().parse() {
+        headers.insert("traceparent", trace);
+    }
+    ClientRequest {
+        method: request.method,
+        path_and_query: path.to_owned(),
+        host: request.url.authority().map(ToString::to_string).unwrap_or_default(),
+        headers,
+        body: Bytes::clone(&request.body),
+        timeout: request.timeout,
+        max_body: request.max_body,
+    }
+}
+
+fn fetch_error(error: ClientError) -> FetchError {
+    let kind = match &error {
+        ClientError::NoEndpoint => FetchErrorKind::Unavailable,
+        ClientError::Connect { .. } | ClientError::Broken(_) => FetchErrorKind::Connect,
+        ClientError::Timeout => FetchErrorKind::Timeout,
+        ClientError::TooLarge { .. } => FetchErrorKind::TooLarge,
+        ClientError::Invalid(_) | ClientError::Protocol(_) => FetchErrorKind::Invalid,
+    };
+    FetchError { kind, message: error.to_string() }
+}

@@ -1,0 +1,107 @@
+//! The end of a request: metrics, the access log's line, `on_log`.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, header};
+use pingora::Error;
+use pingora_proxy::Session;
+
+use super::ctx::{Ctx, Facts};
+use super::exchange;
+use super::fail::Failure;
+use super::filters::run_hook;
+use super::peer;
+use crate::script::{Hook, ResponseDraft};
+use crate::snapshot::Shared;
+use crate::telemetry::access_log::Entry;
+
+/// Called once for each request, however it went.
+pub async fn record(
+    session: &mut Session,
+    error: Option<&Error>,
+    ctx: &mut Ctx,
+    shared: &Arc<Shared>,
+) {
+    peer::end_attempt(ctx, false);
+    if let Some(error) =
+        error.filter(|_| ctx.outcome.failure.is_none() && ctx.outcome.answered_by.is_none())
+    {
+        ctx.outcome.failure = Some(Failure::of(error));
+    }
+    ctx.outcome.status = session.response_written().map_or(0, |head| head.status.as_u16());
+    ctx.outcome.body_out = session.body_bytes_sent() as u64;
+    ctx.outcome.body_in = session.body_bytes_read() as u64;
+    count(ctx, shared);
+    if let (Some(log), Some(facts)) = (&*shared.access_log.load(), &ctx.facts) {
+        log.write(entry(session, ctx, facts));
+    }
+    run_on_log(session, ctx, shared).await;
+}
+
+fn count(ctx: &Ctx, shared: &Shared) {
+    if let (Some(facts), Some(routed)) = (&ctx.facts, &ctx.routed) {
+        let duration = facts.started.elapsed();
+        let (outcome, waited) = (&ctx.outcome, ctx.attempt.waited);
+        let method = facts.method.as_str();
+        routed.route.metrics.observe(method, outcome.status, duration, outcome.first_byte, waited);
+        if let (Some(upstream), true) = (&routed.upstream, ctx.attempt.first_began.is_some()) {
+            let failed = ctx.outcome.failure.is_some();
+            upstream.metrics.request(if failed { "failure" } else { "success" });
+        }
+    } else if let Some(failure) = &ctx.outcome.failure {
+        shared.metrics.request_rejected(failure.row().label);
+    }
+}
+
+fn entry(session: &Session, ctx: &Ctx, facts: &Facts) -> Entry {
+    let headers = &session.req_header().headers;
+    let text = |name| text(headers, name);
+    let tried = ctx.attempt.first_began.is_some();
+    let upstream = ctx.routed.as_ref().and_then(|routed| routed.upstream.as_ref());
+    Entry {
+        time: facts.time,
+        request_id: facts.request_id.to_str().unwrap_or_default().into(),
+        trace_id: Some(facts.trace.trace_id),
+        client: Some(facts.client),
+        method: facts.method.to_string(),
+        host: facts.host.to_string(),
+        path: facts.target.to_string(),
+        protocol: match session.is_http2() {
+            true => "HTTP/2",
+            false => "HTTP/1.1",
+        },
+        user_agent: text(header::USER_AGENT),
+        referer: text(header::REFERER),
+        route: ctx.routed.as_ref().map(|routed| routed.route.name.clone()),
+        upstream: upstream.filter(|_| tried).map(|upstream| upstream.pool.name().clone()),
+        endpoint: peer::endpoint(ctx).map(|address| address.to_string().into()),
+        filter: ctx.outcome.answered_by.clone(),
+        status: ctx.outcome.status,
+        bytes_in: ctx.outcome.body_in,
+        bytes_out: ctx.outcome.body_out,
+        duration: facts.started.elapsed(),
+        ttfb: ctx.outcome.first_byte,
+        upstream_time: tried.then_some(ctx.attempt.waited),
+        retries: ctx.attempt.retries,
+        error: ctx.outcome.failure.as_ref().map(|failure| failure.row().label),
+    }
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    let value = headers.get(name)?;
+    Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// `on_log` of every filter, outermost first; what they answer is nobody's concern.
+async fn run_on_log(session: &Session, ctx: &mut Ctx, shared: &Arc<Shared>) {
+    let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone()) else { return };
+    if !route.has(Hook::Log) {
+        return;
+    }
+    let Ok(mut exchange) = exchange::of_request(session.req_header(), ctx) else { return };
+    let unanswered = || ResponseDraft::new(http::StatusCode::BAD_GATEWAY, "");
+    exchange.response = Some(ctx.scripts.response.take().unwrap_or_else(unanswered));
+    for filter in route.filters.iter().filter(|filter| filter.script.has(Hook::Log)) {
+        run_hook(shared, ctx, filter, Hook::Log, exchange.clone()).await;
+    }
+}

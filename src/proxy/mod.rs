@@ -1,0 +1,30 @@
+//! A request's way, one file per phase, in order; `gateway.rs` shows which hook enters which phase.
+
+/// Ids, trace context, the client's true address, sanity of the head.
+mod accept;
+/// Whether a message can be read in one way only.
+mod conform;
+/// Per-request state, in groups.
+mod ctx;
+/// Conversion between Pingora's messages and what scripts see.
+mod exchange;
+/// Every failure: status, public text, log level, metric label.
+mod fail;
+/// One run of a filter's hook: its hands, its cost, its faults.
+mod filters;
+/// The end of a request: metrics, access log, feedback.
+mod finish;
+/// What the origin sees.
+mod forward;
+/// Every hook of Pingora, each calling one phase.
+mod gateway;
+/// Choice of an endpoint, and whether to try another.
+mod peer;
+/// Request filters: may answer, edit, choose the upstream.
+mod request;
+/// What the client sees.
+mod response;
+/// Host, path and conditions to a route; routes that answer by themselves.
+mod route;
+
+pub use gateway::Gateway;

@@ -1,0 +1,166 @@
+//! Which endpoint gets the request, and whether another one is tried after a failure.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+use pingora_proxy::Session;
+
+use super::ctx::Ctx;
+use super::fail::Failure;
+use crate::config::upstreams::HashKey;
+use crate::snapshot::UpstreamState;
+
+/// The next endpoint to try, within what is left of the total time.
+pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    let routed = ctx.routed()?;
+    let Some(upstream) = routed.upstream.clone() else {
+        return Err(ctx.refuse(Failure::Internal("a route without an upstream".into())));
+    };
+    let total = routed.route.config.timeout.unwrap_or(upstream.pool.config().timeouts.total);
+    let now = Instant::now();
+    let began = *ctx.attempt.first_began.get_or_insert(now);
+    let left = total.saturating_sub(now - began);
+    if left.is_zero() {
+        return Err(ctx.refuse(Failure::ResponseTimeout("the total time is over".into())));
+    }
+    let key = match upstream.pool.hash_key() {
+        Some(by) => hash_key(session, ctx, by),
+        None => Vec::new(),
+    };
+    let Some(endpoint) = upstream.pool.pick(&key, &ctx.attempt.tried) else {
+        return Err(ctx.refuse(Failure::NoEndpoint(upstream.pool.name().to_string())));
+    };
+    let mut peer = upstream.pool.peer(&endpoint);
+    cap(&mut peer.options.connection_timeout, left);
+    cap(&mut peer.options.total_connection_timeout, left);
+    if !ctx.facts()?.upgrade {
+        cap(&mut peer.options.read_timeout, left);
+    }
+    ctx.attempt.current = Some(endpoint.begin());
+    ctx.attempt.began = Some(now);
+    Ok(Box::new(peer))
+}
+
+fn cap(timeout: &mut Option<Duration>, left: Duration) {
+    *timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
+}
+
+fn hash_key(session: &Session, ctx: &Ctx, by: &HashKey) -> Vec<u8> {
+    let headers = &session.req_header().headers;
+    match by {
+        HashKey::ClientIp => {
+            ctx.facts.as_ref().map(|f| f.client.to_string().into_bytes()).unwrap_or_default()
+        }
+        HashKey::Path => session.req_header().raw_path().to_vec(),
+        HashKey::Header(name) => {
+            headers.get(name).map(|v| v.as_bytes().to_vec()).unwrap_or_default()
+        }
+        HashKey::Cookie(name) => cookie(headers, name).unwrap_or_default().into(),
+    }
+}
+
+fn cookie<'h>(headers: &'h http::HeaderMap, name: &str) -> Option<&'h str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(';')).find_map(|pair| {
+        let (key, value) = pair.trim().split_once('=')?;
+        (key == name).then_some(value)
+    })
+}
+
+/// A connection stands: count it.
+pub fn connected(ctx: &Ctx, reused: bool) {
+    if let Some(upstream) = upstream(ctx) {
+        upstream.metrics.connection(reused);
+    }
+}
+
+/// The connection could not be made, so nothing was sent: another endpoint may be tried.
+pub fn connect_failed(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
+    let Some(upstream) = upstream(ctx).cloned() else { return error };
+    upstream.metrics.failure(Failure::of(&error).row().label);
+    end_attempt(ctx, true);
+    let another = ctx.attempt.tried.len() < upstream.pool.members().len();
+    if another && ctx.attempt.retries < upstream.pool.config().retries {
+        count_retry(ctx, &upstream);
+        error.set_retry(true);
+        return error;
+    }
+    error.set_retry(false);
+    let all_down = upstream.pool.members().iter().all(|member| !member.endpoint.healthy());
+    if all_down {
+        let text = format!("{}: {error}", upstream.pool.name());
+        ctx.outcome.failure = Some(Failure::NoEndpoint(text));
+    }
+    error
+}
+
+/// The exchange broke. Only a request that may be repeated, of which nothing was answered, is
+/// tried again: on the same endpoint after a kept connection turned out dead, else on another.
+pub fn exchange_failed(
+    session: &Session,
+    ctx: &mut Ctx,
+    peer: &HttpPeer,
+    error: Box<Error>,
+    reused: bool,
+) -> Box<Error> {
+    let mut error = error.more_context(format!("peer {peer}"));
+    let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
+    if let (Some(upstream), true) = (upstream(ctx), from_upstream) {
+        upstream.metrics.failure(Failure::of(&error).row().label);
+    }
+    let repeatable = session.req_header().method.is_idempotent()
+        && session.response_written().is_none()
+        && !session.as_ref().retry_buffer_truncated()
+        && ctx.outcome.failure.is_none();
+    error.retry.decide_reuse(reused);
+    let stale = reused && error.retry() && repeatable;
+    let broke = from_upstream
+        && matches!(
+            error.etype(),
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+        );
+    end_attempt(ctx, !stale);
+    error.set_retry(stale || (repeatable && broke && may_retry(ctx)));
+    if let (true, Some(upstream)) = (error.retry(), upstream(ctx).cloned()) {
+        match stale {
+            true => upstream.metrics.retry(),
+            false => count_retry(ctx, &upstream),
+        }
+    }
+    error
+}
+
+fn may_retry(ctx: &Ctx) -> bool {
+    upstream(ctx).is_some_and(|upstream| {
+        ctx.attempt.retries < upstream.pool.config().retries
+            && ctx.attempt.tried.len() < upstream.pool.members().len()
+    })
+}
+
+fn count_retry(ctx: &mut Ctx, upstream: &UpstreamState) {
+    ctx.attempt.retries += 1;
+    upstream.metrics.retry();
+}
+
+/// Adds the time waited; with `exclude`, the endpoint is not tried again for this request.
+pub fn end_attempt(ctx: &mut Ctx, exclude: bool) {
+    if let Some(began) = ctx.attempt.began.take() {
+        ctx.attempt.waited += began.elapsed();
+    }
+    if let Some(current) = ctx.attempt.current.as_ref().filter(|_| exclude) {
+        ctx.attempt.tried.push(Arc::clone(current.endpoint()));
+    }
+}
+
+/// The endpoint in use, or the last one tried.
+pub fn endpoint(ctx: &Ctx) -> Option<SocketAddr> {
+    ctx.attempt.current.as_ref().map(|current| current.endpoint().address())
+}
+
+fn upstream(ctx: &Ctx) -> Option<&Arc<UpstreamState>> {
+    ctx.routed.as_ref()?.upstream.as_ref()
+}

@@ -1,0 +1,87 @@
+//! `on_request` and `on_upstream_request`: filters may answer, edit, or choose the upstream.
+
+use http::header;
+use pingora::Result;
+use pingora::http::RequestHeader;
+use pingora_proxy::Session;
+
+use super::ctx::Ctx;
+use super::exchange;
+use super::fail::Failure;
+use super::filters::{Next, run_hook};
+use super::response;
+use crate::script::Hook;
+use crate::snapshot::Shared;
+
+/// Refuses a body whose announced length is above the route's limit, before the origin is asked.
+pub fn limit_body(session: &Session, ctx: &mut Ctx) -> Result<()> {
+    let limit = ctx.routed()?.route.config.max_body;
+    let announced = session.req_header().headers.get(header::CONTENT_LENGTH);
+    let length = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if length > limit => Err(ctx.refuse(Failure::BodyTooLarge(limit))),
+        _ => Ok(()),
+    }
+}
+
+/// The same for a body of unknown length, as it comes.
+pub fn count_body(ctx: &mut Ctx, bytes: usize) -> Result<()> {
+    ctx.outcome.body_in += bytes as u64;
+    let limit = ctx.routed()?.route.config.max_body;
+    let tunnel = ctx.facts()?.upgrade;
+    if ctx.outcome.body_in > limit && !tunnel {
+        return Err(ctx.refuse(Failure::BodyTooLarge(limit)));
+    }
+    Ok(())
+}
+
+/// Runs `on_request` from the outermost filter inwards; true when one of them answered.
+pub async fn run(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<bool> {
+    let route = ctx.routed()?.route.clone();
+    if !route.has(Hook::Request) {
+        ctx.scripts.entered = route.filters.len();
+        return Ok(false);
+    }
+    let mut exchange = exchange::of_request(session.req_header(), ctx)?;
+    for (index, filter) in route.filters.iter().enumerate() {
+        if filter.script.has(Hook::Request) {
+            exchange = match run_hook(shared, ctx, filter, Hook::Request, exchange).await {
+                Next::Continue(exchange) => exchange,
+                Next::Fail(failure) => return Err(ctx.refuse(failure)),
+                Next::Answer(_, answer) => {
+                    ctx.outcome.answered_by = Some(filter.config.name.clone());
+                    response::send_draft(session, ctx, shared, answer).await?;
+                    return Ok(true);
+                }
+            };
+        }
+        ctx.scripts.entered = index + 1;
+    }
+    exchange::edit_request(session, ctx, exchange.request)?;
+    Ok(false)
+}
+
+/// Runs `on_upstream_request` on the origin's copy.
+pub async fn run_upstream(
+    session: &mut Session,
+    head: &mut RequestHeader,
+    ctx: &mut Ctx,
+    shared: &Shared,
+) -> Result<()> {
+    let route = ctx.routed()?.route.clone();
+    if !route.has(Hook::UpstreamRequest) {
+        return Ok(());
+    }
+    let mut exchange = exchange::of_request(head, ctx)?;
+    for filter in route.filters.iter().filter(|filter| filter.script.has(Hook::UpstreamRequest)) {
+        exchange = match run_hook(shared, ctx, filter, Hook::UpstreamRequest, exchange).await {
+            Next::Continue(exchange) => exchange,
+            Next::Fail(failure) => return Err(ctx.refuse(failure)),
+            Next::Answer(_, answer) => {
+                ctx.outcome.answered_by = Some(filter.config.name.clone());
+                return Err(response::answer_instead(session, ctx, shared, answer).await);
+            }
+        };
+    }
+    exchange::edit_upstream_request(head, ctx, &exchange.request)
+}

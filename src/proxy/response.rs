@@ -1,0 +1,276 @@
+//! What the client sees: the origin's response after filters, or one made here.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::{Error, ErrorType, Result};
+use pingora_proxy::Session;
+
+use super::accept::REQUEST_ID;
+use super::conform;
+use super::ctx::Ctx;
+use super::exchange;
+use super::fail::{Failure, Page};
+use super::filters::{Next, run_hook};
+use super::peer;
+use crate::script::{From, Hook, ResponseBody, ResponseDraft};
+use crate::snapshot::Shared;
+
+/// Headers about one connection, which end here (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [&str; 6] =
+    ["connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "upgrade"];
+
+/// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
+pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+    let upgrade = ctx.facts()?.upgrade;
+    conform::response(head, upgrade)
+        .map_err(|what| ctx.refuse(Failure::UpstreamInvalid(what.to_string())))?;
+    if head.status.is_informational() {
+        return Ok(());
+    }
+    peer::end_attempt(ctx, false);
+    remove_hop_by_hop(head);
+    Ok(())
+}
+
+fn remove_hop_by_hop(head: &mut ResponseHeader) {
+    let listed: Vec<HeaderName> = head
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| name != header::CONTENT_LENGTH && name != header::TRANSFER_ENCODING)
+        .collect();
+    for name in &listed {
+        head.remove_header(name);
+    }
+    for name in HOP_BY_HOP {
+        if head.headers.contains_key(name) {
+            head.remove_header(name);
+        }
+    }
+}
+
+/// The head is about to go to the client: `on_response` from the innermost filter outwards.
+pub async fn to_client(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+    shared: &Shared,
+) -> Result<()> {
+    if head.status.is_informational() {
+        tunnel(head, ctx);
+        return Ok(());
+    }
+    let draft = exchange::of_response(head, From::Origin);
+    if let Some(edited) = run_filters(session, ctx, shared, draft).await? {
+        exchange::edit_response(head, &edited)?;
+        if let ResponseBody::Replaced(body) = edited.body {
+            replace_body(session, head, ctx, body)?;
+        }
+    }
+    finish_head(session, head, ctx, shared)
+}
+
+fn tunnel(head: &ResponseHeader, ctx: &Ctx) {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(live) = ctx.facts.as_ref().and_then(|facts| facts.conn.as_ref())
+    {
+        live.0.is_tunnel();
+    }
+}
+
+/// Runs the hooks of the filters that the request has passed; `None` where nobody has one.
+async fn run_filters(
+    session: &Session,
+    ctx: &mut Ctx,
+    shared: &Shared,
+    draft: ResponseDraft,
+) -> Result<Option<ResponseDraft>> {
+    let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone()) else {
+        return Ok(None);
+    };
+    if !route.has(Hook::Response) {
+        return Ok(None);
+    }
+    let mut exchange = exchange::of_request(session.req_header(), ctx)?;
+    exchange.response = Some(draft);
+    let entered = route.filters.iter().take(ctx.scripts.entered);
+    for filter in entered.rev().filter(|filter| filter.script.has(Hook::Response)) {
+        exchange = match run_hook(shared, ctx, filter, Hook::Response, exchange).await {
+            Next::Continue(exchange) => exchange,
+            Next::Fail(failure) => return Err(ctx.refuse(failure)),
+            Next::Answer(mut exchange, answer) => {
+                ctx.outcome.answered_by = Some(filter.config.name.clone());
+                exchange.response = Some(answer);
+                exchange
+            }
+        };
+    }
+    Ok(exchange.response)
+}
+
+/// The origin's body will be thrown away and `body` sent; the length is right from the start.
+fn replace_body(
+    session: &Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+    body: Bytes,
+) -> Result<()> {
+    for name in [header::TRANSFER_ENCODING, header::CONTENT_ENCODING, header::ETAG] {
+        head.remove_header(&name);
+    }
+    let bodiless = matches!(head.status.as_u16(), 204 | 304);
+    if bodiless || session.req_header().method == Method::HEAD {
+        return Ok(());
+    }
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    ctx.scripts.replacement = Some(body);
+    ctx.scripts.replaced = true;
+    Ok(())
+}
+
+/// A piece of the response's body on its way to the client.
+pub fn body(ctx: &mut Ctx, body: &mut Option<Bytes>, end: bool) {
+    if !ctx.scripts.replaced {
+        return;
+    }
+    *body = match end {
+        true => ctx.scripts.replacement.take(),
+        false => None,
+    };
+}
+
+fn finish_head(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+    shared: &Shared,
+) -> Result<()> {
+    let facts = ctx.facts()?;
+    head.insert_header(REQUEST_ID, &facts.request_id)?;
+    ctx.outcome.first_byte = Some(facts.started.elapsed());
+    ctx.outcome.status = head.status.as_u16();
+    if !shared.is_ready() {
+        session.set_keepalive(None);
+    }
+    if ctx.routed.as_ref().is_some_and(|routed| routed.route.has(Hook::Log)) {
+        ctx.scripts.response = Some(exchange::of_response(head, From::Origin));
+    }
+    Ok(())
+}
+
+/// Sends a response made here; the filters outside of where it was made see it first.
+pub async fn send_draft(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    shared: &Shared,
+    answer: ResponseDraft,
+) -> Result<()> {
+    let kept = answer.clone();
+    let edited = run_filters(session, ctx, shared, answer).await?.unwrap_or(kept);
+    let (status, headers, body) = exchange::of_draft(&edited);
+    write(session, ctx, status, headers, body).await
+}
+
+/// A filter answered in place of the origin while the upstream request was being prepared: the
+/// answer is sent, and Pingora is told to stop by an error that `fail` sees as answered.
+pub async fn answer_instead(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    shared: &Shared,
+    answer: ResponseDraft,
+) -> Box<Error> {
+    match send_draft(session, ctx, shared, answer).await {
+        Ok(()) => Error::explain(ErrorType::InternalError, "a filter answered"),
+        Err(error) => error,
+    }
+}
+
+/// Sends a failure's page, or what an `on_error` made of it. False if it could not be sent.
+pub async fn send_failure(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    shared: &Shared,
+    failure: &Failure,
+    page: Page,
+) -> bool {
+    let own = match ask_on_error(session, ctx, shared, failure).await {
+        Some(answer) => answer,
+        None => page.into_draft(),
+    };
+    let kept = own.clone();
+    // A filter that faults on the page of a failure must not hide the failure.
+    let filter_failed = matches!(failure, Failure::FilterFault(_) | Failure::FiltersBusy);
+    let edited = match filter_failed {
+        true => kept,
+        false => run_filters(session, ctx, shared, own).await.ok().flatten().unwrap_or(kept),
+    };
+    ctx.outcome.failure = Some(failure.clone());
+    let (status, headers, body) = exchange::of_draft(&edited);
+    write(session, ctx, status, headers, body).await.is_ok()
+}
+
+/// The innermost `on_error` that returns a response has the word.
+async fn ask_on_error(
+    session: &Session,
+    ctx: &mut Ctx,
+    shared: &Shared,
+    failure: &Failure,
+) -> Option<ResponseDraft> {
+    let route = ctx.routed.as_ref()?.route.clone();
+    if !route.has(Hook::Error) {
+        return None;
+    }
+    let mut exchange = exchange::of_request(session.req_header(), ctx).ok()?;
+    exchange.error = Some(exchange::of_failure(failure));
+    let entered = route.filters.iter().take(ctx.scripts.entered);
+    for filter in entered.rev().filter(|filter| filter.script.has(Hook::Error)) {
+        match run_hook(shared, ctx, filter, Hook::Error, exchange).await {
+            Next::Continue(next) => exchange = next,
+            Next::Answer(_, answer) => {
+                ctx.outcome.answered_by = Some(filter.config.name.clone());
+                return Some(answer);
+            }
+            Next::Fail(_) => return None,
+        }
+    }
+    None
+}
+
+/// The one way out for responses made here.
+async fn write(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<()> {
+    let mut head = ResponseHeader::build(status, Some(headers.len() + 2))?;
+    for (name, value) in &headers {
+        let framing = name == header::CONTENT_LENGTH || name == header::TRANSFER_ENCODING;
+        if !framing && !HOP_BY_HOP.contains(&name.as_str()) {
+            head.append_header(name.clone(), value.clone())?;
+        }
+    }
+    let bodiless = status.is_informational() || matches!(status.as_u16(), 204 | 304);
+    if !bodiless {
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    if let Some(facts) = &ctx.facts {
+        head.insert_header(REQUEST_ID, HeaderValue::clone(&facts.request_id))?;
+        ctx.outcome.first_byte = Some(facts.started.elapsed());
+    }
+    ctx.outcome.status = status.as_u16();
+    if ctx.routed.as_ref().is_some_and(|routed| routed.route.has(Hook::Log)) {
+        ctx.scripts.response = Some(exchange::of_response(&head, From::Filter));
+    }
+    let no_body = bodiless || body.is_empty() || session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(head), no_body).await?;
+    if !no_body {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! Cookies: the request's, and Set-Cookie of responses.
+
+use http::{HeaderValue, header};
+use rhai::{Array, Dynamic, Map};
+
+use super::objects::{Request, Response};
+use super::table::Table;
+use super::{Outcome, invalid};
+
+#[derive(Clone)]
+pub struct Cookies(pub Request);
+
+pub fn area(table: &mut Table) {
+    table.area("Cookies");
+    table
+        .index_get("cookies[name]", "The value or `()`; set to a string, or `()` to remove.", get)
+        .index_set(set)
+        .function(
+            "cookies.contains(name)",
+            "Whether it is there.",
+            |c: &mut Cookies, name: &str| pairs(c).iter().any(|(k, _)| k == name),
+        )
+        .function("cookies.names()", "The names.", |c: &mut Cookies| -> Array {
+            pairs(c).into_iter().map(|(name, _)| name.into()).collect()
+        })
+        .function("cookies.remove(name)", "Removes one.", |c: &mut Cookies, name: &str| {
+            write(c, pairs(c).into_iter().filter(|(k, _)| k != name))
+        })
+        .function("cookies.retain(names)", "Keeps only these.", |c: &mut Cookies, names: Array| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            write(c, pairs(c).into_iter().filter(|(k, _)| names.contains(k)))
+        });
+}
+
+fn pairs(cookies: &Cookies) -> Vec<(String, String)> {
+    cookies.0.0.read(|draft| {
+        let lines = draft.headers.get_all(header::COOKIE).iter();
+        let lines: Vec<String> =
+            lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect();
+        let parts = lines.iter().flat_map(|line| line.split(';'));
+        let pairs = parts.filter_map(|part| part.trim().split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    })
+}
+
+fn write(cookies: &Cookies, pairs: impl Iterator<Item = (String, String)>) -> Outcome<()> {
+    let line = pairs.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ");
+    let value = HeaderValue::from_bytes(line.as_bytes());
+    let value = value.map_err(|_| invalid("a cookie has no control characters"))?;
+    cookies.0.0.write(|draft| {
+        draft.headers.remove(header::COOKIE);
+        if !line.is_empty() {
+            draft.headers.insert(header::COOKIE, value);
+        }
+    });
+    Ok(())
+}
+
+fn get(cookies: &mut Cookies, name: &str) -> Dynamic {
+    let found = pairs(cookies).into_iter().find(|(k, _)| k == name);
+    found.map_or(Dynamic::UNIT, |(_, value)| value.into())
+}
+
+fn set(cookies: &mut Cookies, name: &str, value: Dynamic) -> Outcome<()> {
+    let mut all = pairs(cookies);
+    all.retain(|(k, _)| k != name);
+    if !value.is_unit() {
+        let value = super::convert::scalar_text(&value)?;
+        check(name, &value)?;
+        all.push((name.to_owned(), value));
+    }
+    write(cookies, all.into_iter())
+}
+
+fn check(name: &str, value: &str) -> Outcome<()> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let octet = |b: u8| b.is_ascii_graphic() && !b"\",;\\".contains(&b);
+    if name.is_empty() || !name.bytes().all(token) || !value.bytes().all(octet) {
+        return Err(invalid(format!("\"{name}\" has a name or value that no cookie can have")));
+    }
+    Ok(())
+}
+
+/// Adds a Set-Cookie; what the options leave out is the safe choice.
+pub fn set_cookie(response: &Response, name: &str, value: &str, options: &Map) -> Outcome<()> {
+    check(name, value)?;
+    let mut line = format!("{name}={value}");
+    let flag = |name: &str, default: bool| match options.get(name) {
+        Some(value) => value.as_bool().map_err(|_| invalid(format!("{name} is true or false"))),
+        None => Ok(default),
+    };
+    for (option, value) in options {
+        match option.as_str() {
+            "domain" => line.push_str(&format!("; Domain={value}")),
+            "max_age" => line.push_str(&format!("; Max-Age={value}")),
+            "path" | "same_site" | "secure" | "http_only" => {}
+            _ => return Err(invalid(format!("a cookie has no option {option}"))),
+        }
+    }
+    let text = |name: &str, default: &str| {
+        options.get(name).map_or(default.to_owned(), ToString::to_string)
+    };
+    line.push_str(&format!("; Path={}; SameSite={}", text("path", "/"), text("same_site", "Lax")));
+    if flag("secure", true)? {
+        line.push_str("; Secure");
+    }
+    if flag("http_only", true)? {
+        line.push_str("; HttpOnly");
+    }
+    let value = HeaderValue::from_str(&line);
+    let value = value.map_err(|_| invalid("a cookie has no control characters"))?;
+    response.0.write(|draft| draft.headers.append(header::SET_COOKIE, value));
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! `req.ctx`: plain data that lives as long as the request.
+
+use rhai::{Dynamic, Map};
+use serde_json::Value;
+
+use super::convert::{from_json, to_json};
+use super::table::Table;
+use super::{Outcome, fail};
+use crate::script::exchange::Ctx;
+
+/// Names per request.
+const MOST: usize = 256;
+
+#[derive(Clone)]
+pub struct CtxHandle(pub Ctx);
+
+pub fn area(table: &mut Table) {
+    table.area("Ctx");
+    table
+        .index_get("ctx[name]", "Plain data set by an earlier hook, or `()`; also `ctx.name`.", get)
+        .index_set(set)
+        .function("ctx.contains(name)", "Whether it is set.", |c: &mut CtxHandle, name: &str| {
+            c.0.0.lock().contains_key(name)
+        })
+        .function("ctx.to_map()", "A copy as a map.", |c: &mut CtxHandle| -> Map {
+            c.0.0.lock().iter().map(|(k, v)| (k.as_str().into(), from_json(v))).collect()
+        });
+}
+
+fn get(ctx: &mut CtxHandle, name: &str) -> Dynamic {
+    ctx.0.0.lock().get(name).map_or(Dynamic::UNIT, from_json)
+}
+
+fn set(ctx: &mut CtxHandle, name: &str, value: Dynamic) -> Outcome<()> {
+    let value = to_json(&value)?;
+    let mut map = ctx.0.0.lock();
+    if value == Value::Null {
+        map.remove(name);
+    } else if map.len() >= MOST && !map.contains_key(name) {
+        return Err(fail("limit", format!("ctx holds at most {MOST} names")));
+    } else {
+        map.insert(name.to_owned(), value);
+    }
+    Ok(())
+}

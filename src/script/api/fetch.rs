@@ -1,0 +1,288 @@
+//! `fetch`: subrequests, checked against the filter's grants before the host is asked.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri};
+use parking_lot::Mutex;
+use rhai::{Array, Dynamic, Map, NativeCallContext};
+
+use super::convert::{bytes_of, to_json};
+use super::objects::{Response, headers_of};
+use super::state::{State, wait};
+use super::table::Table;
+use super::{Outcome, fail, invalid};
+use crate::config::filters::{Fetch, Origin};
+use crate::script::exchange::{From as Made, ResponseBody, ResponseDraft};
+use crate::script::host::{BoxFuture, FetchError, FetchRequest, FetchResponse};
+
+type Fetched = Result<FetchResponse, FetchError>;
+type Running = BoxFuture<'static, Fetched>;
+
+/// Fetches in one `fetch_all`.
+const MOST_AT_ONCE: usize = 64;
+
+pub fn area(table: &mut Table) {
+    table.area("Fetch");
+    table
+        .function(
+            "fetch(url, options)",
+            "Fetches and waits. Options: method, headers, body, json, form, timeout (seconds).",
+            |c: NativeCallContext, url: &str, options: Map| fetch(&c, url, &options),
+        )
+        .overload("fetch(url)", |c: NativeCallContext, url: &str| fetch(&c, url, &Map::new()))
+        .function(
+            "fetch_all(requests)",
+            "Fetches at the same time; each is a URL or a map with `url`. A failure is a map with `.error`.",
+            |c: NativeCallContext, requests: Array| fetch_all(&c, requests),
+        )
+        .function(
+            "fetch_start(url, options)",
+            "Starts a fetch and goes on; it proceeds while the script waits for anything of it.",
+            |c: NativeCallContext, url: &str, options: Map| Pending::start(&c, url, &options),
+        )
+        .overload("fetch_start(url)", |c: NativeCallContext, url: &str| {
+            Pending::start(&c, url, &Map::new())
+        })
+        .function("pending.wait()", "The response, once it is there.", Pending::wait)
+        .get("pending.done", "Whether it has ended.", |p: &mut Pending| p.done())
+        .function("pending.cancel()", "Drops it.", |p: &mut Pending| *p.0.lock() = Slot::Cancelled);
+}
+
+fn fetch(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Response> {
+    let running = begin(context, url, options)?;
+    wait(running)?.map(response).map_err(|error| raised(&error))
+}
+
+fn raised(error: &FetchError) -> super::Raised {
+    fail(error.kind.name(), error.message.clone())
+}
+
+fn response(fetched: FetchResponse) -> Response {
+    Response::new(ResponseDraft {
+        status: fetched.status,
+        headers: fetched.headers,
+        body: ResponseBody::Replaced(fetched.body),
+        from: Made::Origin,
+    })
+}
+
+/// Checks the grants, then asks the host.
+fn begin(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Running> {
+    let state = State::of(context)?;
+    let host = state.host()?.clone();
+    let grant = &state.facts().fetch;
+    let request = request_of(grant, url, options)?;
+    if !state.take_fetch() {
+        return Err(fail("limit", format!("one run starts at most {} fetches", grant.max)));
+    }
+    let timeout = request.timeout;
+    let running = host.fetch(request);
+    Ok(Box::pin(async move {
+        tokio::time::timeout(timeout, running).await.unwrap_or_else(|_| {
+            let kind = crate::script::host::FetchErrorKind::Timeout;
+            Err(FetchError { kind, message: format!("no response within {timeout:?}") })
+        })
+    }))
+}
+
+fn request_of(grant: &Fetch, url: &str, options: &Map) -> Outcome<FetchRequest> {
+    let url = granted(grant, url)?;
+    let mut request = FetchRequest {
+        method: Method::GET,
+        url,
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        timeout: grant.timeout,
+        max_body: grant.max_body,
+    };
+    let mut bodies = 0;
+    for (name, value) in options {
+        match name.as_str() {
+            "method" => {
+                let method = Method::from_bytes(value.to_string().as_bytes());
+                request.method = method.map_err(|_| invalid("not a method"))?;
+            }
+            "headers" => {
+                let given = headers_of(value)?;
+                request.headers.extend(given);
+            }
+            "timeout" => request.timeout = grant.timeout.min(seconds(value)?),
+            "body" | "json" | "form" => {
+                bodies += 1;
+                set_body(&mut request, name, value)?;
+            }
+            "url" => {}
+            _ => return Err(invalid(format!("fetch has no option {name}"))),
+        }
+    }
+    if bodies > 1 {
+        return Err(invalid("a fetch has one of body, json, form"));
+    }
+    Ok(request)
+}
+
+fn set_body(request: &mut FetchRequest, kind: &str, value: &Dynamic) -> Outcome<()> {
+    let (bytes, content_type) = match kind {
+        "json" => (to_json(value)?.to_string().into_bytes(), Some("application/json")),
+        "form" => {
+            let map = value.read_lock::<Map>().ok_or_else(|| invalid("form is a map"))?;
+            let mut form = form_urlencoded::Serializer::new(String::new());
+            for (name, value) in map.iter() {
+                form.append_pair(name, &super::convert::scalar_text(value)?);
+            }
+            (form.finish().into_bytes(), Some("application/x-www-form-urlencoded"))
+        }
+        _ => (bytes_of(value)?, None),
+    };
+    request.body = bytes.into();
+    if let Some(content_type) = content_type {
+        let value = http::HeaderValue::from_static(content_type);
+        request.headers.entry(http::header::CONTENT_TYPE).or_insert(value);
+    }
+    Ok(())
+}
+
+/// Seconds as an integer or a float, bounded to a day.
+pub fn seconds(value: &Dynamic) -> Outcome<Duration> {
+    let seconds = value.as_float().or_else(|_| value.as_int().map(|int| int as f64));
+    let seconds = seconds.map_err(|_| invalid("seconds are a number"))?;
+    if !(0.0..=86_400.0).contains(&seconds) {
+        return Err(invalid("seconds are 0 to 86400"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn granted(grant: &Fetch, url: &str) -> Outcome<Uri> {
+    let bad = || invalid(format!("\"{url}\" is not an absolute http or https URL"));
+    let uri: Uri = url.parse().map_err(|_| bad())?;
+    let origin = origin_of(&uri).ok_or_else(bad)?;
+    if grant.allow.contains(&origin) {
+        return Ok(uri);
+    }
+    let scheme = if origin.tls { "https" } else { "http" };
+    let shown = format!("{scheme}://{}:{}", origin.host, origin.port);
+    Err(fail("denied", format!("{shown} is not in this filter's fetch.allow")))
+}
+
+fn origin_of(uri: &Uri) -> Option<Origin> {
+    let tls = match uri.scheme_str()? {
+        "http" => false,
+        "https" => true,
+        _ => return None,
+    };
+    let authority = uri.authority()?;
+    if authority.as_str().contains('@') {
+        return None;
+    }
+    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    Some(Origin { tls, host: authority.host().to_ascii_lowercase(), port })
+}
+
+fn fetch_all(context: &NativeCallContext, requests: Array) -> Outcome<Array> {
+    if requests.len() > MOST_AT_ONCE {
+        return Err(fail("limit", format!("at most {MOST_AT_ONCE} fetches at once")));
+    }
+    let start = |request: &Dynamic| {
+        if let Some(options) = request.read_lock::<Map>() {
+            let url = options.get("url").map(ToString::to_string);
+            let url = url.ok_or_else(|| invalid("a fetch needs a url"))?;
+            return begin(context, &url, &options);
+        }
+        begin(context, &request.to_string(), &Map::new())
+    };
+    let mut slots = Vec::with_capacity(requests.len());
+    for request in &requests {
+        slots.push(match start(request) {
+            Ok(running) => Slot::Running(running),
+            Err(error) => Slot::Refused(error),
+        });
+    }
+    let slots = wait(AllDone(slots))?;
+    Ok(slots.into_iter().map(entry).collect())
+}
+
+fn entry(slot: Slot) -> Dynamic {
+    let error = match slot {
+        Slot::Done(Ok(fetched)) => return Dynamic::from(response(fetched)),
+        Slot::Done(Err(error)) => raised(&error),
+        Slot::Refused(error) => error,
+        Slot::Running(_) | Slot::Cancelled => fail("unavailable", "cancelled"),
+    };
+    let error = match *error {
+        rhai::EvalAltResult::ErrorRuntime(value, _) => value,
+        other => other.to_string().into(),
+    };
+    Map::from_iter([("error".into(), error), ("ok".into(), false.into())]).into()
+}
+
+enum Slot {
+    Running(Running),
+    Done(Fetched),
+    Refused(super::Raised),
+    Cancelled,
+}
+
+impl Slot {
+    /// True when nothing runs any more.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Self::Running(running) = self {
+            match running.as_mut().poll(cx) {
+                Poll::Ready(fetched) => *self = Self::Done(fetched),
+                Poll::Pending => return false,
+            }
+        }
+        true
+    }
+}
+
+struct AllDone(Vec<Slot>);
+
+impl Future for AllDone {
+    type Output = Vec<Slot>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Slot>> {
+        let mut all = true;
+        for slot in &mut self.0 {
+            all &= slot.poll(cx);
+        }
+        if all { Poll::Ready(std::mem::take(&mut self.0)) } else { Poll::Pending }
+    }
+}
+
+/// A fetch that runs beside the script.
+#[derive(Clone)]
+pub struct Pending(Arc<Mutex<Slot>>);
+
+impl Pending {
+    fn start(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Self> {
+        let mut slot = Slot::Running(begin(context, url, options)?);
+        // Polled once, so that the request is on its way; the waker is that of the next wait.
+        let first = std::future::poll_fn(move |cx| {
+            slot.poll(cx);
+            Poll::Ready(std::mem::replace(&mut slot, Slot::Cancelled))
+        });
+        Ok(Self(Arc::new(Mutex::new(wait(first)?))))
+    }
+
+    fn wait(&mut self) -> Outcome<Response> {
+        let slot = self.0.clone();
+        wait(std::future::poll_fn(move |cx| {
+            if slot.lock().poll(cx) { Poll::Ready(()) } else { Poll::Pending }
+        }))?;
+        match &*self.0.lock() {
+            Slot::Done(fetched) => fetched.clone().map(response).map_err(|e| raised(&e)),
+            Slot::Refused(_) | Slot::Running(_) | Slot::Cancelled => {
+                Err(fail("unavailable", "this fetch was cancelled"))
+            }
+        }
+    }
+
+    fn done(&mut self) -> bool {
+        !matches!(&*self.0.lock(), Slot::Running(_))
+    }
+}

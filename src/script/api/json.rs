@@ -1,0 +1,54 @@
+//! `json`: parsing with bounds, and writing.
+
+use rhai::Dynamic;
+
+use super::convert::{DEPTH, from_json, to_json};
+use super::table::Table;
+use super::{Outcome, fail};
+
+pub fn area(table: &mut Table) {
+    table.area("JSON");
+    table
+        .function("json::parse(text)", "A value; nested at most 32 deep.", |text: &str| parse(text))
+        .example(r#"json::parse(`{"a":[1,2]}`).a[1] == 2"#)
+        .function("json::stringify(value)", "The text of plain data.", |value: Dynamic| {
+            to_json(&value).map(|value| value.to_string())
+        })
+        .example(r#"json::stringify([1, "a", ()]) == `[1,"a",null]`"#)
+        .function(
+            "json::for_script(value)",
+            "JSON that is safe inside a <script> element.",
+            |value: Dynamic| -> Outcome<String> {
+                let text = to_json(&value)?.to_string();
+                let text = text.replace('<', "\\u003c").replace('>', "\\u003e");
+                Ok(text
+                    .replace('&', "\\u0026")
+                    .replace('\u{2028}', "\\u2028")
+                    .replace('\u{2029}', "\\u2029"))
+            },
+        );
+}
+
+pub fn parse(text: &str) -> Outcome<Dynamic> {
+    check_depth(text)?;
+    let value = serde_json::from_str(text).map_err(|error| fail("parse", error.to_string()))?;
+    Ok(from_json(&value))
+}
+
+fn check_depth(text: &str) -> Outcome<()> {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => depth += 1,
+            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth >= DEPTH {
+            return Err(fail("parse", format!("nested more than {DEPTH} deep")));
+        }
+    }
+    Ok(())
+}

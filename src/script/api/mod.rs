@@ -1,0 +1,108 @@
+//! What scripts can call: one table, from which engine, reference and example tests are made.
+
+mod client;
+mod convert;
+mod cookies;
+mod ctx;
+mod encoding;
+mod fetch;
+mod hashing;
+mod headers;
+mod json;
+mod logging;
+mod objects;
+mod query;
+mod random;
+mod reference;
+mod request;
+mod response;
+mod safe;
+mod secret;
+mod state;
+mod table;
+mod text;
+mod time;
+mod url;
+
+pub use objects::{Objects, Response};
+pub use reference::reference;
+pub use state::{Facts, tag_for_load, tag_for_run};
+#[cfg(test)]
+pub use table::Doc;
+#[cfg(test)]
+pub use table::Table;
+
+use std::sync::{Arc, LazyLock};
+
+use rhai::{Engine, EvalAltResult, Map, Module, Position};
+
+type SharedModule = Arc<Module>;
+type Raised = Box<EvalAltResult>;
+type Outcome<T> = Result<T, Raised>;
+
+/// An error that a script catches as `#{ kind, message }`.
+fn fail(kind: &str, message: impl Into<String>) -> Raised {
+    let mut map = Map::new();
+    map.insert("kind".into(), kind.into());
+    map.insert("message".into(), message.into().into());
+    EvalAltResult::ErrorRuntime(map.into(), Position::NONE).into()
+}
+
+fn invalid(message: impl Into<String>) -> Raised {
+    fail("invalid", message)
+}
+
+/// All areas, in the order of the reference.
+fn table() -> table::Table {
+    let mut table = table::Table::default();
+    request::area(&mut table);
+    response::area(&mut table);
+    headers::area(&mut table);
+    query::area(&mut table);
+    cookies::area(&mut table);
+    client::area(&mut table);
+    ctx::area(&mut table);
+    fetch::area(&mut table);
+    json::area(&mut table);
+    encoding::area(&mut table);
+    hashing::area(&mut table);
+    secret::area(&mut table);
+    random::area(&mut table);
+    url::area(&mut table);
+    text::area(&mut table);
+    time::area(&mut table);
+    logging::area(&mut table);
+    safe::area(&mut table);
+    table
+}
+
+struct Modules {
+    global: SharedModule,
+    named: Vec<(&'static str, SharedModule)>,
+    docs: Vec<table::Doc>,
+}
+
+// Built once: functions without state, shared by all engines.
+static MODULES: LazyLock<Modules> = LazyLock::new(|| {
+    let table::Table { global, named, docs, .. } = table();
+    let indexed = |mut module: Module| -> SharedModule {
+        // Else each engine would copy the module to index it.
+        module.build_index();
+        module.into()
+    };
+    let named = named.into_iter().map(|(name, module)| (name, indexed(module))).collect();
+    Modules { global: global.into(), named, docs }
+});
+
+/// Gives an engine the whole API.
+pub fn register(engine: &mut Engine) {
+    engine.register_global_module(MODULES.global.clone());
+    for (name, module) in &MODULES.named {
+        engine.register_static_module(*name, module.clone());
+    }
+}
+
+/// Everything documented, for the reference and the test of examples.
+pub fn docs() -> &'static [table::Doc] {
+    &MODULES.docs
+}

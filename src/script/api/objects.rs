@@ -1,0 +1,222 @@
+//! The handles that scripts hold: small, cloned freely, all pointing into one draft.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use parking_lot::Mutex;
+use rhai::{Dynamic, Map};
+
+use super::convert::{bytes_of, scalar_text, to_json};
+use super::{Outcome, invalid};
+use crate::script::exchange::{ErrorInfo, Exchange, RequestDraft, ResponseBody, ResponseDraft};
+
+/// A value that handles share; copied at the first edit, so that a rollback costs nothing.
+pub struct Draft<T>(Arc<Mutex<Arc<T>>>);
+
+impl<T> Clone for Draft<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Clone> Draft<T> {
+    pub fn new(value: Arc<T>) -> Self {
+        Self(Arc::new(Mutex::new(value)))
+    }
+
+    pub fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        read(&self.0.lock())
+    }
+
+    pub fn write<R>(&self, write: impl FnOnce(&mut T) -> R) -> R {
+        write(Arc::make_mut(&mut self.0.lock()))
+    }
+
+    fn take(&self) -> T {
+        let current = self.0.lock().clone();
+        Arc::unwrap_or_clone(current)
+    }
+}
+
+#[derive(Clone)]
+pub struct Request(pub Draft<RequestDraft>);
+
+#[derive(Clone)]
+pub struct Response(pub Draft<ResponseDraft>);
+
+/// The headers of a request or response.
+#[derive(Clone)]
+pub enum Headers {
+    Request(Request),
+    Response(Response),
+}
+
+impl Headers {
+    pub fn read<R>(&self, read: impl FnOnce(&HeaderMap) -> R) -> R {
+        match self {
+            Self::Request(request) => request.0.read(|draft| read(&draft.headers)),
+            Self::Response(response) => response.0.read(|draft| read(&draft.headers)),
+        }
+    }
+
+    pub fn write<R>(&self, write: impl FnOnce(&mut HeaderMap) -> R) -> R {
+        match self {
+            Self::Request(request) => request.0.write(|draft| write(&mut draft.headers)),
+            Self::Response(response) => response.0.write(|draft| write(&mut draft.headers)),
+        }
+    }
+}
+
+impl Response {
+    pub fn new(draft: ResponseDraft) -> Self {
+        Self(Draft::new(Arc::new(draft)))
+    }
+
+    pub fn into_draft(self) -> ResponseDraft {
+        self.0.take()
+    }
+
+    /// From `#{ status, headers, body }`.
+    pub fn from_map(map: &Map) -> Outcome<Self> {
+        let status = map.get("status").and_then(|status| status.as_int().ok());
+        let status = status_of(status.unwrap_or(200))?;
+        let mut draft = ResponseDraft::new(status, Bytes::new());
+        for (name, value) in map {
+            match name.as_str() {
+                "status" => {}
+                "headers" => draft.headers = headers_of(value)?,
+                "body" => set_body(&mut draft, value)?,
+                _ => return Err(invalid(format!("a response has no {name}"))),
+            }
+        }
+        Ok(Self::new(draft))
+    }
+}
+
+pub fn status_of(status: i64) -> Outcome<StatusCode> {
+    let status = u16::try_from(status).ok().filter(|status| (200..600).contains(status));
+    let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+    status.ok_or_else(|| invalid("a status is 200 to 599"))
+}
+
+/// A string or bytes; a map or an array becomes JSON.
+pub fn set_body(draft: &mut ResponseDraft, value: &Dynamic) -> Outcome<()> {
+    let json = value.is_map() || value.is_array();
+    let bytes = match () {
+        () if json => to_json(value)?.to_string().into_bytes(),
+        () if value.is_unit() => Vec::new(),
+        () => bytes_of(value)?,
+    };
+    draft.body = ResponseBody::Replaced(bytes.into());
+    if json && !draft.headers.contains_key(http::header::CONTENT_TYPE) {
+        let json = HeaderValue::from_static("application/json");
+        draft.headers.insert(http::header::CONTENT_TYPE, json);
+    }
+    Ok(())
+}
+
+pub fn headers_of(value: &Dynamic) -> Outcome<HeaderMap> {
+    let map = value.read_lock::<Map>().ok_or_else(|| invalid("headers are a map"))?;
+    let mut headers = HeaderMap::new();
+    for (name, value) in map.iter() {
+        set_header(&mut headers, name, value)?;
+    }
+    Ok(headers)
+}
+
+pub fn header_name(name: &str) -> Outcome<HeaderName> {
+    let parsed = HeaderName::from_bytes(name.as_bytes());
+    parsed.map_err(|_| invalid(format!("\"{name}\" is not a header's name")))
+}
+
+pub fn header_value(value: &Dynamic) -> Outcome<HeaderValue> {
+    let text = scalar_text(value)?;
+    HeaderValue::from_bytes(text.as_bytes())
+        .map_err(|_| invalid("a header's value has no line breaks or control characters"))
+}
+
+/// The name, when a script may set it: framing is the proxy's own.
+pub fn settable_name(name: &str) -> Outcome<HeaderName> {
+    let name = header_name(name)?;
+    let framing =
+        [http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING, http::header::CONNECTION];
+    if framing.contains(&name) {
+        return Err(fail_denied(&name));
+    }
+    Ok(name)
+}
+
+fn fail_denied(name: &HeaderName) -> super::Raised {
+    super::fail("denied", format!("{name} is set by the proxy itself"))
+}
+
+/// Sets a header to a scalar, to each item of an array, or removes it for `()`.
+pub fn set_header(headers: &mut HeaderMap, name: &str, value: &Dynamic) -> Outcome<()> {
+    let name = settable_name(name)?;
+    if value.is_unit() {
+        headers.remove(name);
+        return Ok(());
+    }
+    if let Some(items) = value.read_lock::<rhai::Array>() {
+        let values = items.iter().map(header_value).collect::<Outcome<Vec<_>>>()?;
+        headers.remove(&name);
+        for value in values {
+            headers.append(&name, value);
+        }
+        return Ok(());
+    }
+    headers.insert(name, header_value(value)?);
+    Ok(())
+}
+
+/// The objects of one run.
+pub struct Objects {
+    request: Request,
+    response: Option<Response>,
+    error: Option<ErrorInfo>,
+}
+
+impl Objects {
+    pub fn new(exchange: Exchange) -> Self {
+        Self {
+            request: Request(Draft::new(Arc::new(exchange.request))),
+            response: exchange.response.map(Response::new),
+            error: exchange.error,
+        }
+    }
+
+    /// Shares all values until they are edited; edits stay in the copy.
+    pub fn working_copy(&self) -> Self {
+        let response = self.response.as_ref();
+        Self {
+            request: Request(Draft::new(self.request.0.0.lock().clone())),
+            response: response.map(|r| Response(Draft::new(r.0.0.lock().clone()))),
+            error: self.error.clone(),
+        }
+    }
+
+    pub fn into_exchange(self) -> Exchange {
+        Exchange {
+            request: self.request.0.take(),
+            response: self.response.map(Response::into_draft),
+            error: self.error,
+        }
+    }
+
+    pub fn is_own_response(&self, response: &Response) -> bool {
+        self.response.as_ref().is_some_and(|own| Arc::ptr_eq(&own.0.0, &response.0.0))
+    }
+
+    pub fn request(&self) -> Dynamic {
+        Dynamic::from(self.request.clone())
+    }
+
+    pub fn response(&self) -> Dynamic {
+        self.response.clone().map_or(Dynamic::UNIT, Dynamic::from)
+    }
+
+    pub fn error(&self) -> Dynamic {
+        self.error.clone().map_or(Dynamic::UNIT, Dynamic::from)
+    }
+}

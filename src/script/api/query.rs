@@ -1,0 +1,120 @@
+//! `req.query`: parameters, where untouched ones keep their encoding byte for byte.
+
+use percent_encoding::percent_decode_str;
+use rhai::{Array, Dynamic, Map};
+
+use super::Outcome;
+use super::convert::scalar_text;
+use super::objects::Request;
+use super::table::Table;
+
+#[derive(Clone)]
+pub struct Query(pub Request);
+
+pub fn area(table: &mut Table) {
+    table.area("Query");
+    table
+        .index_get(
+            "query[name]",
+            "The first value, decoded, or `()`; set to a string, number, array or `()`.",
+            get,
+        )
+        .index_set(set)
+        .function("query.get_all(name)", "All values.", |q: &mut Query, name: &str| -> Array {
+            pairs(q).into_iter().filter(|(k, _)| k == name).map(|(_, v)| v.into()).collect()
+        })
+        .function("query.append(name, value)", "Adds a parameter.", append)
+        .function("query.remove(name)", "Removes a parameter.", |q: &mut Query, name: &str| {
+            edit(q, |parts| parts.retain(|part| decoded(part).0 != name));
+        })
+        .function(
+            "query.retain(names)",
+            "Keeps only these parameters.",
+            |q: &mut Query, names: Array| {
+                let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+                edit(q, |parts| parts.retain(|part| names.contains(&decoded(part).0)));
+            },
+        )
+        .function(
+            "query.sort()",
+            "Sorts by name; equal names keep their order.",
+            |q: &mut Query| {
+                edit(q, |parts| parts.sort_by_key(|part| decoded(part).0));
+            },
+        )
+        .function(
+            "query.contains(name)",
+            "Whether there is such a parameter.",
+            |q: &mut Query, name: &str| pairs(q).iter().any(|(k, _)| k == name),
+        )
+        .function("query.names()", "The names.", |q: &mut Query| -> Array {
+            pairs(q).into_iter().map(|(name, _)| name.into()).collect()
+        })
+        .function(
+            "query.to_map()",
+            "A copy as a map; the first value counts.",
+            |q: &mut Query| -> Map {
+                pairs(q).into_iter().rev().map(|(k, v)| (k.into(), v.into())).collect()
+            },
+        )
+        .function("query.to_string()", "As it will be sent.", |q: &mut Query| {
+            q.0.0.read(|draft| draft.query.clone().unwrap_or_default())
+        });
+}
+
+fn decoded(part: &str) -> (String, String) {
+    let decode =
+        |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let (name, value) = part.split_once('=').unwrap_or((part, ""));
+    (decode(name), decode(value))
+}
+
+fn pairs(query: &Query) -> Vec<(String, String)> {
+    query.0.0.read(|draft| {
+        let text = draft.query.as_deref().unwrap_or_default();
+        text.split('&').filter(|part| !part.is_empty()).map(decoded).collect()
+    })
+}
+
+fn edit(query: &Query, edit: impl FnOnce(&mut Vec<String>)) {
+    query.0.0.write(|draft| {
+        let text = draft.query.take().unwrap_or_default();
+        let parts = text.split('&').filter(|part| !part.is_empty());
+        let mut parts: Vec<String> = parts.map(str::to_owned).collect();
+        edit(&mut parts);
+        draft.query = (!parts.is_empty()).then(|| parts.join("&"));
+    });
+}
+
+fn encoded(name: &str, value: &Dynamic) -> Outcome<String> {
+    let mut text = form_urlencoded::Serializer::new(String::new());
+    text.append_pair(name, &scalar_text(value)?);
+    Ok(text.finish())
+}
+
+fn get(query: &mut Query, name: &str) -> Dynamic {
+    let found = pairs(query).into_iter().find(|(k, _)| k == name);
+    found.map_or(Dynamic::UNIT, |(_, value)| value.into())
+}
+
+fn append(query: &mut Query, name: &str, value: Dynamic) -> Outcome<()> {
+    let part = encoded(name, &value)?;
+    edit(query, |parts| parts.push(part));
+    Ok(())
+}
+
+/// In the place of the first one of this name.
+fn set(query: &mut Query, name: &str, value: Dynamic) -> Outcome<()> {
+    let new = match value.read_lock::<Array>() {
+        Some(items) => items.iter().map(|item| encoded(name, item)).collect::<Outcome<Vec<_>>>()?,
+        None if value.is_unit() => Vec::new(),
+        None => vec![encoded(name, &value)?],
+    };
+    edit(query, |parts| {
+        let at = parts.iter().position(|part| decoded(part).0 == name).unwrap_or(parts.len());
+        parts.retain(|part| decoded(part).0 != name);
+        let at = at.min(parts.len());
+        parts.splice(at..at, new);
+    });
+    Ok(())
+}

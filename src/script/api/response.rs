@@ -1,0 +1,165 @@
+//! Responses: the origin's, fetched ones, and a filter's own.
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use rhai::{Dynamic, Map};
+
+use super::convert::{bytes_of, to_json};
+use super::cookies::set_cookie;
+use super::objects::{Headers, Response, headers_of, set_body, status_of};
+use super::table::Table;
+use super::{Outcome, fail, invalid};
+use crate::script::exchange::{ErrorInfo, ResponseBody, ResponseDraft};
+
+pub fn area(table: &mut Table) {
+    table.area("Response");
+    constructors(table);
+    properties(table);
+    body(table);
+    table.area("Error");
+    table
+        .get("err.kind", "What went wrong, as a word.", |e: &mut ErrorInfo| e.kind.clone())
+        .get("err.status", "The status that the client would get.", |e: &mut ErrorInfo| {
+            i64::from(e.status)
+        })
+        .get("err.message", "What went wrong, for the log.", |e: &mut ErrorInfo| e.message.clone());
+}
+
+fn constructors(table: &mut Table) {
+    table
+        .function("response(status, headers, body)", "A new response.", |s, h: Map, b: Dynamic| {
+            made(s, Some(h), b)
+        })
+        .example(r#"response(403, #{ "x-why": "no" }, "no").status == 403"#)
+        .overload("response(status)", |s: i64| made(s, None, Dynamic::UNIT))
+        .overload("response(status, body)", |s: i64, body: &str| made(s, None, body.into()))
+        .overload("response(status, body)", |s: i64, body: rhai::Blob| {
+            made(s, None, Dynamic::from_blob(body))
+        })
+        .overload("response(status, headers)", |s: i64, h: Map| made(s, Some(h), Dynamic::UNIT))
+        .function("Response::text(text)", "200 with plain text.", |text: &str| {
+            typed("text/plain; charset=utf-8", text)
+        })
+        .function("Response::html(text)", "200 with HTML.", |text: &str| {
+            typed("text/html; charset=utf-8", text)
+        })
+        .function("Response::json(value)", "200 with a value as JSON.", json)
+        .example(r#"Response::json(#{ a: 1 }).text() == `{"a":1}`"#)
+        .function("Response::redirect(url)", "302 to a URL.", |url: &str| redirect(url, 302))
+        .overload("Response::redirect(url, status)", redirect)
+        .function("Response::empty()", "204.", || {
+            Response::new(ResponseDraft::new(StatusCode::NO_CONTENT, Bytes::new()))
+        });
+}
+
+fn made(status: i64, headers: Option<Map>, body: Dynamic) -> Outcome<Response> {
+    let mut draft = ResponseDraft::new(status_of(status)?, Bytes::new());
+    if let Some(headers) = headers {
+        draft.headers = headers_of(&headers.into())?;
+    }
+    set_body(&mut draft, &body)?;
+    Ok(Response::new(draft))
+}
+
+fn typed(content_type: &'static str, text: &str) -> Response {
+    let mut draft = ResponseDraft::new(StatusCode::OK, text.as_bytes().to_vec());
+    draft.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    Response::new(draft)
+}
+
+fn json(value: Dynamic) -> Outcome<Response> {
+    Ok(typed("application/json", &to_json(&value)?.to_string()))
+}
+
+fn redirect(url: &str, status: i64) -> Outcome<Response> {
+    let status = status_of(status)?;
+    if !status.is_redirection() {
+        return Err(invalid("a redirect's status is 3xx"));
+    }
+    let location = HeaderValue::from_str(url);
+    let location = location.map_err(|_| invalid("a redirect's URL has no such characters"))?;
+    let mut draft = ResponseDraft::new(status, Bytes::new());
+    draft.headers.insert(header::LOCATION, location);
+    Ok(Response::new(draft))
+}
+
+fn properties(table: &mut Table) {
+    table
+        .get("res.status", "The status; can be set.", |r: &mut Response| {
+            r.0.read(|d| i64::from(d.status.as_u16()))
+        })
+        .set("status", |r: &mut Response, status: i64| -> Outcome<()> {
+            let status = status_of(status)?;
+            r.0.write(|d| d.status = status);
+            Ok(())
+        })
+        .get("res.headers", "The headers.", |r: &mut Response| Headers::Response(r.clone()))
+        .get("res.from", "`origin`, `filter`, `proxy` or `cache`.", |r: &mut Response| {
+            r.0.read(|d| d.from.name())
+        })
+        .get("res.ok", "Whether the status is 2xx.", |r: &mut Response| {
+            r.0.read(|d| d.status.is_success())
+        })
+        .function("res.is_html()", "By its content type.", |r: &mut Response| is_type(r, "html"))
+        .function("res.is_json()", "By its content type.", |r: &mut Response| is_type(r, "json"))
+        .function(
+            "res.set_cookie(name, value, options)",
+            "Adds a cookie. Options: path, domain, max_age, secure, http_only, same_site.",
+            |r: &mut Response, n: &str, v: &str, o: Map| set_cookie(r, n, v, &o),
+        )
+        .overload("res.set_cookie(name, value)", |r: &mut Response, n: &str, v: &str| {
+            set_cookie(r, n, v, &Map::new())
+        });
+}
+
+fn is_type(response: &mut Response, wanted: &str) -> bool {
+    response.0.read(|draft| {
+        let value = draft.headers.get(header::CONTENT_TYPE);
+        let text = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        kind.rsplit(['/', '+']).next() == Some(wanted) || kind == format!("application/x{wanted}")
+    })
+}
+
+fn body(table: &mut Table) {
+    table
+        .function(
+            "res.text()",
+            "The body as text; not of a body that streams through.",
+            |r: &mut Response| {
+                Ok::<_, super::Raised>(String::from_utf8_lossy(&bytes(r)?).into_owned())
+            },
+        )
+        .function("res.bytes()", "The body as bytes.", |r: &mut Response| {
+            Ok::<_, super::Raised>(Dynamic::from_blob(bytes(r)?.to_vec()))
+        })
+        .function("res.json()", "The body parsed as JSON.", |r: &mut Response| {
+            super::json::parse(&String::from_utf8_lossy(&bytes(r)?))
+        })
+        .set("body", |r: &mut Response, body: Dynamic| r.0.write(|d| set_body(d, &body)))
+        .function("res.set_text(text)", "Replaces the body.", |r: &mut Response, text: &str| {
+            r.0.write(|d| set_body(d, &text.into()))
+        })
+        .function("res.set_json(value)", "Replaces the body.", |r: &mut Response, v: Dynamic| {
+            let text = to_json(&v)?.to_string();
+            r.0.write(|d| {
+                let json = HeaderValue::from_static("application/json");
+                d.headers.insert(header::CONTENT_TYPE, json);
+                set_body(d, &text.into())
+            })
+        })
+        .function("res.set_bytes(bytes)", "Replaces the body.", |r: &mut Response, v: Dynamic| {
+            let bytes = bytes_of(&v)?;
+            r.0.write(|d| d.body = ResponseBody::Replaced(bytes.into()));
+            Ok::<_, super::Raised>(())
+        });
+}
+
+fn bytes(response: &mut Response) -> Outcome<Bytes> {
+    response.0.read(|draft| match &draft.body {
+        ResponseBody::Replaced(bytes) => Ok(bytes.clone()),
+        ResponseBody::Untouched => {
+            Err(fail("unavailable", "this body streams through and cannot be read"))
+        }
+    })
+}

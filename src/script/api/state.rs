@@ -1,0 +1,85 @@
+//! What natives know of the run they are called in; it travels as Rhai's tag.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
+
+use super::convert::from_json;
+use super::{Outcome, fail};
+use crate::config::filters::{Fetch, Filter, Secret};
+use crate::script::fiber::{self, CannotWait};
+use crate::script::host::Host;
+
+/// What a filter's configuration grants its script.
+pub struct Facts {
+    pub name: Arc<str>,
+    pub config: Dynamic,
+    pub secrets: BTreeMap<String, Secret>,
+    pub fetch: Fetch,
+}
+
+impl Facts {
+    pub fn of(filter: &Filter) -> Self {
+        Self {
+            name: filter.name.clone(),
+            config: from_json(&filter.config),
+            secrets: filter.secrets.clone(),
+            fetch: filter.fetch.clone(),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct State(Arc<Inner>);
+
+struct Inner {
+    facts: Arc<Facts>,
+    /// None while the script is loaded.
+    host: Option<Arc<dyn Host>>,
+    fetches: AtomicU32,
+}
+
+pub fn tag_for_load(facts: &Arc<Facts>) -> Dynamic {
+    tag(facts, None)
+}
+
+pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>) -> Dynamic {
+    tag(facts, Some(host))
+}
+
+fn tag(facts: &Arc<Facts>, host: Option<Arc<dyn Host>>) -> Dynamic {
+    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), host, fetches: AtomicU32::new(0) })))
+}
+
+impl State {
+    pub fn of(context: &NativeCallContext) -> Outcome<Self> {
+        let state = context.tag().and_then(|tag| tag.read_lock::<Self>().map(|s| s.clone()));
+        state.ok_or_else(|| fail("unavailable", "no run is going on"))
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
+    }
+
+    pub fn host(&self) -> Outcome<&Arc<dyn Host>> {
+        let no_host = || fail("unavailable", "not possible while the script is loaded");
+        self.0.host.as_ref().ok_or_else(no_host)
+    }
+
+    /// Counts one fetch; false when the grant is used up.
+    pub fn take_fetch(&self) -> bool {
+        self.0.fetches.fetch_add(1, Ordering::Relaxed) < self.0.facts.fetch.max
+    }
+}
+
+/// Suspends the script until the future is done.
+pub fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Outcome<T> {
+    fiber::wait(future).map_err(|error| match error {
+        // No script can catch this one.
+        CannotWait::Stopped => EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into(),
+        CannotWait::NotOnFiber => fail("unavailable", "a script can wait only in a hook"),
+    })
+}

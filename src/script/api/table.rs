@@ -1,0 +1,139 @@
+//! The table of functions: each is registered and documented in one place.
+
+use std::collections::BTreeMap;
+
+use rhai::{FuncRegistration, Module, RhaiNativeFunc};
+
+/// One entry of the reference.
+pub struct Doc {
+    pub area: &'static str,
+    /// As a script writes it: `req.path`, `json::parse(text)`.
+    pub signature: &'static str,
+    pub text: &'static str,
+    /// A script that evaluates to true; run as a test.
+    pub example: Option<&'static str>,
+}
+
+#[derive(Default)]
+pub struct Table {
+    pub global: Module,
+    pub named: BTreeMap<&'static str, Module>,
+    pub docs: Vec<Doc>,
+    area: &'static str,
+}
+
+impl Table {
+    pub fn area(&mut self, title: &'static str) {
+        self.area = title;
+    }
+
+    /// A documented function. Its name is read from the signature: what stands before the bracket,
+    /// after the object's dot; a module stands before `::`.
+    pub fn function<A: 'static, const N: usize, const X: bool, R, const F: bool, T>(
+        &mut self,
+        signature: &'static str,
+        text: &'static str,
+        function: T,
+    ) -> &mut Self
+    where
+        R: rhai::Variant + Clone,
+        T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
+    {
+        self.docs.push(Doc { area: self.area, signature, text, example: None });
+        self.overload(signature, function)
+    }
+
+    /// A further form of a documented function.
+    pub fn overload<A: 'static, const N: usize, const X: bool, R, const F: bool, T>(
+        &mut self,
+        signature: &'static str,
+        function: T,
+    ) -> &mut Self
+    where
+        R: rhai::Variant + Clone,
+        T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
+    {
+        let path = signature.split('(').next().unwrap_or(signature);
+        let (module, name) = match path.split_once("::") {
+            Some((module, name)) if module.starts_with(char::is_lowercase) => {
+                (self.named.entry(module).or_default(), name)
+            }
+            // `Response::html` is in a module of that name.
+            Some((module, name)) => (self.named.entry(module).or_default(), name),
+            None => (&mut self.global, path.rsplit('.').next().unwrap_or(path)),
+        };
+        // Handles are changed behind a lock, so a constant one is no hindrance.
+        FuncRegistration::new(name).with_purity(true).set_into_module(module, function);
+        self
+    }
+
+    /// A documented property that can be read.
+    pub fn get<A: 'static, const X: bool, R, const F: bool, T>(
+        &mut self,
+        signature: &'static str,
+        text: &'static str,
+        getter: T,
+    ) -> &mut Self
+    where
+        R: rhai::Variant + Clone,
+        T: RhaiNativeFunc<A, 1, X, R, F> + Send + Sync + 'static,
+    {
+        self.docs.push(Doc { area: self.area, signature, text, example: None });
+        let name = signature.rsplit('.').next().unwrap_or(signature);
+        FuncRegistration::new_getter(name)
+            .with_purity(true)
+            .set_into_module(&mut self.global, getter);
+        self
+    }
+
+    /// The setter of a documented property.
+    pub fn set<A: 'static, const X: bool, R, const F: bool, T>(
+        &mut self,
+        name: &'static str,
+        setter: T,
+    ) -> &mut Self
+    where
+        R: rhai::Variant + Clone,
+        T: RhaiNativeFunc<A, 2, X, R, F> + Send + Sync + 'static,
+    {
+        FuncRegistration::new_setter(name).set_into_module(&mut self.global, setter);
+        self
+    }
+
+    pub fn index_get<A: 'static, const X: bool, R, const F: bool, T>(
+        &mut self,
+        signature: &'static str,
+        text: &'static str,
+        getter: T,
+    ) -> &mut Self
+    where
+        R: rhai::Variant + Clone,
+        T: RhaiNativeFunc<A, 2, X, R, F> + Send + Sync + 'static,
+    {
+        self.docs.push(Doc { area: self.area, signature, text, example: None });
+        FuncRegistration::new_index_getter()
+            .with_purity(true)
+            .set_into_module(&mut self.global, getter);
+        self
+    }
+
+    pub fn index_set<A: 'static, const X: bool, R, const F: bool, T>(
+        &mut self,
+        setter: T,
+    ) -> &mut Self
+    where
+        R: rhai::Variant + Clone,
+        T: RhaiNativeFunc<A, 3, X, R, F> + Send + Sync + 'static,
+    {
+        FuncRegistration::new_index_setter().set_into_module(&mut self.global, setter);
+        self
+    }
+
+    /// An example for the entry before.
+    pub fn example(&mut self, script: &'static str) -> &mut Self {
+        if let Some(doc) = self.docs.last_mut() {
+            doc.example = Some(script);
+        }
+        self
+    }
+}

@@ -1,0 +1,252 @@
+//! A filter's file to a `Script` that can run: compile, run the top level once, freeze, check.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rhai::{
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, ModuleResolver, Position, Scope, Stmt,
+};
+use rhai::{ParseErrorType, packages::Package, packages::StandardPackage};
+
+use super::api::{self, Facts};
+use super::diagnostic::Diagnostic;
+use super::fault::text_of;
+use super::fiber::{self, Fiber, Stop};
+use super::hooks::Hook;
+use super::imports::Imports;
+use super::lint::{Lint, nearest};
+use super::meter::{LIVE_FIBERS, Limits};
+use crate::config::filters::Filter;
+
+/// What the top level of a script may use while it is loaded.
+const LOAD_LIMITS: Limits = Limits {
+    operations: 1_000_000,
+    cpu: Duration::from_secs(2),
+    wall: Duration::from_secs(10),
+    memory: 64 << 20,
+    fibers: LIVE_FIBERS,
+};
+// Rhai's defaults differ between debug and release builds, so all are set.
+const CALL_LEVELS: usize = 32;
+const EXPRESSION_DEPTH: usize = 64;
+const FUNCTION_EXPRESSION_DEPTH: usize = 64;
+const STRING_BYTES: usize = 1 << 20;
+const ARRAY_LENGTH: usize = 10_000;
+const MAP_LENGTH: usize = 1_000;
+const VARIABLES: usize = 1_000;
+const FUNCTIONS: usize = 1_000;
+const MODULES: usize = 64;
+
+/// A filter, ready to run its hooks.
+pub struct Script {
+    pub(super) engine: Engine,
+    pub(super) ast: AST,
+    pub(super) facts: Arc<Facts>,
+    file: PathBuf,
+    source: String,
+    hooks: Vec<Hook>,
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Script").field("file", &self.file).field("hooks", &self.hooks).finish()
+    }
+}
+
+impl Script {
+    /// Whether the hook is defined; one that is not costs nothing.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.hooks.contains(&hook)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.facts.name
+    }
+
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+/// Reads and checks a filter's script.
+pub fn compile(filter: &Filter) -> Result<Script, Vec<Diagnostic>> {
+    let source = std::fs::read_to_string(&filter.script).map_err(|error| {
+        let message = format!("this script cannot be read: {error}");
+        vec![Diagnostic::at(&filter.script, "", Position::NONE, message)]
+    })?;
+    compile_source(filter, source)
+}
+
+/// As [`compile`], with the text at hand; imports are still read from the script's folder.
+pub(super) fn compile_source(filter: &Filter, source: String) -> Result<Script, Vec<Diagnostic>> {
+    let file = filter.script.clone();
+    let one = |message: String| vec![Diagnostic::at(&file, "", Position::NONE, message)];
+    let load = Load {
+        file: file.clone(),
+        facts: Arc::new(Facts::of(filter)),
+        imports: Imports::of(&filter.script),
+        source,
+    };
+    let fiber = Fiber::new(LOAD_LIMITS, move || load.run()).map_err(|e| one(e.to_string()))?;
+    let ended = drive(fiber);
+    match (ended.result, ended.stop) {
+        (_, Some(Stop::Limit(hit))) => Err(one(format!("the top level meets {hit}"))),
+        (Ok(result), _) => result,
+        (Err(panic), _) => Err(one(format!("loading this script panicked: {panic}"))),
+    }
+}
+
+/// Drives a fiber that never waits (natives refuse to, at load) to its end on this thread.
+fn drive<R: Send + 'static>(mut fiber: Fiber<R>) -> fiber::Ended<R> {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(ended) = Pin::new(&mut fiber).poll(&mut cx) {
+            return ended;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// One load, step by step.
+struct Load {
+    file: PathBuf,
+    facts: Arc<Facts>,
+    imports: Imports,
+    source: String,
+}
+
+impl Load {
+    fn run(self) -> Result<Script, Vec<Diagnostic>> {
+        let mut engine = new_engine(&self.facts);
+        engine.set_module_resolver(self.imports.clone());
+        let first = self.parse(&engine, &Scope::new())?;
+        self.bind_imports(&mut engine, &first)?;
+        let constants = self.run_top_level(&mut engine, &first)?;
+        self.imports.seal();
+
+        engine.set_strict_variables(true);
+        let ast = self.parse(&engine, &constants)?;
+        let problems = Lint { engine: &engine, file: &self.file, source: &self.source }.check(&ast);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        freeze(&mut engine, &constants);
+        let hooks = Hook::ALL.into_iter();
+        let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
+        let hooks = hooks.collect();
+        let ast = ast.clone_functions_only();
+        Ok(Script { engine, ast, facts: self.facts, file: self.file, source: self.source, hooks })
+    }
+
+    fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {
+        let mut ast = engine.compile_with_scope(scope, &self.source).map_err(|error| {
+            let message = error.0.to_string();
+            let hint = match error.0.as_ref() {
+                ParseErrorType::VariableUndefined(name) => {
+                    let names = scope.iter().map(|(name, ..)| name).collect::<Vec<_>>();
+                    let near = nearest(name, names.into_iter());
+                    near.map(|near| format!("did you mean {near}?"))
+                }
+                _ => None,
+            };
+            vec![self.problem(error.1, message).with_hint(hint)]
+        })?;
+        ast.set_source(self.file.display().to_string());
+        Ok(ast)
+    }
+
+    fn problem(&self, position: Position, message: String) -> Diagnostic {
+        Diagnostic::at(&self.file, &self.source, position, message)
+    }
+
+    /// Makes each import a module of the engine, as functions do not see the top level's.
+    fn bind_imports(&self, engine: &mut Engine, ast: &AST) -> Result<(), Vec<Diagnostic>> {
+        let mut imports = Vec::new();
+        ast.walk(&mut |path: &[ASTNode]| {
+            if let Some(ASTNode::Stmt(Stmt::Import(import, position))) = path.last() {
+                let file = match &import.0 {
+                    Expr::StringConstant(file, _) => Some(file.to_string()),
+                    _ => None,
+                };
+                imports.push((file, import.1.name.to_string(), *position));
+            }
+            true
+        });
+        for (file, alias, position) in imports {
+            let Some(file) = file else {
+                let message = "an import's path must be a plain string".to_owned();
+                return Err(vec![self.problem(position, message)]);
+            };
+            let module = self.imports.resolve(engine, None, &file, position);
+            let module = module.map_err(|e| vec![self.problem(position, text_of(&e))])?;
+            if !alias.is_empty() {
+                engine.register_static_module(alias, module);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs everything outside of functions once; what is const stays.
+    fn run_top_level(
+        &self,
+        engine: &mut Engine,
+        ast: &AST,
+    ) -> Result<Scope<'static>, Vec<Diagnostic>> {
+        let mut constants = Scope::new();
+        let config = self.facts.config.clone();
+        constants.push_constant_dynamic("config", config.clone());
+        let mut scope = constants.clone();
+        engine.run_ast_with_scope(&mut scope, ast).map_err(|error| {
+            let inner: &EvalAltResult = error.unwrap_inner();
+            vec![self.problem(inner.position(), text_of(inner))]
+        })?;
+        for (name, constant, value) in scope.iter() {
+            if constant && name != "config" {
+                constants.push_constant_dynamic(name.to_owned(), value);
+            }
+        }
+        Ok(constants)
+    }
+}
+
+/// The constants by bare name, in any function.
+fn freeze(engine: &mut Engine, constants: &Scope) {
+    let frozen: HashMap<String, Dynamic> =
+        constants.iter().map(|(name, _, value)| (name.to_owned(), value)).collect();
+    #[expect(deprecated, reason = "marked volatile, not deprecated; the version is pinned")]
+    engine.on_var(move |name, index, _| {
+        // A local has an index; only unresolved names reach the constants.
+        Ok(if index == 0 { frozen.get(name).cloned() } else { None })
+    });
+}
+
+fn new_engine(facts: &Arc<Facts>) -> Engine {
+    let mut engine = Engine::new_raw();
+    engine.register_global_module(StandardPackage::new().as_shared_module());
+    api::register(&mut engine);
+    engine.set_default_tag(api::tag_for_load(facts));
+    engine
+        .set_max_call_levels(CALL_LEVELS)
+        // Rhai loses count in callbacks; the fiber's own fuel counts instead.
+        .set_max_operations(0)
+        .set_max_variables(VARIABLES)
+        .set_max_functions(FUNCTIONS)
+        .set_max_modules(MODULES)
+        .set_max_expr_depths(EXPRESSION_DEPTH, FUNCTION_EXPRESSION_DEPTH)
+        .set_max_string_size(STRING_BYTES)
+        .set_max_array_size(ARRAY_LENGTH)
+        .set_max_map_size(MAP_LENGTH)
+        // The interner is a lock that all threads would share.
+        .set_max_strings_interned(0);
+    engine.disable_symbol("eval").disable_symbol("curry");
+    engine.on_progress(|_| if fiber::progress() { None } else { Some(Dynamic::UNIT) });
+    engine
+}

@@ -1,0 +1,148 @@
+//! What a hook works on: plain types, made by the proxy and taken back from the script.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use parking_lot::Mutex;
+
+/// One request and what became of it.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    pub request: RequestDraft,
+    pub response: Option<ResponseDraft>,
+    pub error: Option<ErrorInfo>,
+}
+
+#[derive(Debug, Clone)]
+pub struct RequestDraft {
+    pub method: Method,
+    pub scheme: String,
+    pub host: String,
+    pub path: String,
+    /// Without its `?`; None when the target has none.
+    pub query: Option<String>,
+    pub headers: HeaderMap,
+    pub version: http::Version,
+    pub id: String,
+    pub route: String,
+    pub params: Vec<(String, String)>,
+    pub upstream: Option<String>,
+    pub client: Client,
+    pub ctx: Ctx,
+}
+
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub ip: IpAddr,
+    pub port: u16,
+    pub tls: Option<TlsInfo>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct TlsInfo {
+    pub version: String,
+    pub cipher: String,
+    pub sni: Option<String>,
+    pub alpn: Option<String>,
+    pub cert: Option<CertInfo>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct CertInfo {
+    pub cn: String,
+    pub san: Vec<String>,
+    pub issuer: String,
+    pub serial: String,
+    pub fingerprint: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct ResponseDraft {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: ResponseBody,
+    pub from: From,
+}
+
+impl ResponseDraft {
+    /// A filter's own response.
+    pub fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        let body = ResponseBody::Replaced(body.into());
+        Self { status, headers: HeaderMap::new(), body, from: From::Filter }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResponseBody {
+    /// The body streams through; the script has not seen it.
+    Untouched,
+    Replaced(Bytes),
+}
+
+/// Who made a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    Origin,
+    Filter,
+    Proxy,
+    Cache,
+}
+
+impl From {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Filter => "filter",
+            Self::Proxy => "proxy",
+            Self::Cache => "cache",
+        }
+    }
+}
+
+/// Why there is no usable response.
+#[derive(Debug, Clone)]
+pub struct ErrorInfo {
+    pub kind: String,
+    pub status: u16,
+    pub message: String,
+}
+
+/// What a filter keeps from one hook of a request to the next; plain data. Copies share it, so
+/// the proxy keeps one per filter nest and puts it into each of the request's exchanges.
+#[derive(Debug, Clone, Default)]
+pub struct Ctx(pub(super) Arc<Mutex<serde_json::Map<String, serde_json::Value>>>);
+
+impl Ctx {
+    /// A copy that shares nothing, for the rollback.
+    pub(super) fn snapshot(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.0.lock().clone()
+    }
+
+    pub(super) fn restore(&self, to: serde_json::Map<String, serde_json::Value>) {
+        *self.0.lock() = to;
+    }
+}
+
+impl Exchange {
+    /// A GET of `/`, for tests.
+    pub fn for_test() -> Self {
+        let request = RequestDraft {
+            method: Method::GET,
+            scheme: "http".into(),
+            host: "example.com".into(),
+            path: "/".into(),
+            query: None,
+            headers: HeaderMap::new(),
+            version: http::Version::HTTP_11,
+            id: "test-1".into(),
+            route: "test".into(),
+            params: Vec::new(),
+            upstream: None,
+            client: Client { ip: IpAddr::from([127, 0, 0, 1]), port: 40000, tls: None },
+            ctx: Ctx::default(),
+        };
+        Self { request, response: None, error: None }
+    }
+}

@@ -1,0 +1,120 @@
+//! Why a run of a hook failed, and where in the script.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use rhai::{EvalAltResult, Position};
+
+use super::compile::Script;
+use super::diagnostic::source_line;
+use super::hooks::Hook;
+use super::meter::LimitHit;
+
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub hook: Hook,
+    pub file: PathBuf,
+    /// From 1; 0 when the place is not known.
+    pub line: usize,
+    pub column: usize,
+    pub source_line: String,
+    pub message: String,
+    pub cause: Cause,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The script threw, or an operation failed.
+    Error,
+    /// A bound of the run was met.
+    Limit(LimitHit),
+    /// Too many scripts are running: a 503 rather than a 500.
+    Busy,
+    /// A native panicked: a defect of the proxy.
+    Panic,
+    /// The hook returned something that is neither a Response nor `()`.
+    Returned,
+}
+
+impl Fault {
+    pub(super) fn new(script: &Script, hook: Hook, cause: Cause, message: String) -> Self {
+        Self {
+            hook,
+            file: script.file().to_owned(),
+            line: 0,
+            column: 0,
+            source_line: String::new(),
+            message,
+            cause,
+        }
+    }
+
+    pub(super) fn from_error(script: &Script, hook: Hook, error: &EvalAltResult) -> Self {
+        let (source, inner) = innermost(error);
+        let mut fault = Self::new(script, hook, Cause::Error, text_of(inner));
+        let position = inner.position();
+        fault.line = position.line().unwrap_or(0);
+        fault.column = position.position().unwrap_or(0);
+        if let Some(source) = source {
+            fault.file = source.into();
+        }
+        if fault.file == script.file() {
+            fault.source_line = source_line(script.source(), fault.line);
+        }
+        fault
+    }
+}
+
+/// The error proper, without the calls around it, and the file that it is in.
+fn innermost(error: &EvalAltResult) -> (Option<&str>, &EvalAltResult) {
+    let mut source = None;
+    let mut at = error;
+    loop {
+        match at {
+            EvalAltResult::ErrorInFunctionCall(_, file, inner, _) => {
+                source = if file.is_empty() { source } else { Some(file.as_str()) };
+                at = inner;
+            }
+            EvalAltResult::ErrorInModule(file, inner, _) => {
+                source = if file.is_empty() { source } else { Some(file.as_str()) };
+                at = inner;
+            }
+            _ => return (source, at),
+        }
+    }
+}
+
+/// The message without its position, which stands apart.
+pub(super) fn text_of(error: &EvalAltResult) -> String {
+    if let EvalAltResult::ErrorRuntime(value, _) = error {
+        if let Some(map) = value.read_lock::<rhai::Map>() {
+            let field = |name: &str| map.get(name).map(ToString::to_string);
+            if let (Some(kind), Some(message)) = (field("kind"), field("message")) {
+                return format!("{kind}: {message}");
+            }
+        }
+        return value.to_string();
+    }
+    let mut inner = error.to_string();
+    let position = error.position();
+    if position != Position::NONE {
+        let suffix = format!(" ({position})");
+        if let Some(text) = inner.strip_suffix(&suffix) {
+            inner = text.to_owned();
+        }
+    }
+    inner
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, column, message, .. } = self;
+        write!(f, "{}:{line}:{column}: {}: {message}", self.file.display(), self.hook.name())?;
+        if let Cause::Limit(hit) = &self.cause {
+            write!(f, " ({hit})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Fault {}

@@ -1,0 +1,182 @@
+//! The meter of one fiber: looked at from inside, by the script engine's progress callback.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use corosensei::Yielder;
+
+use super::{Resume, Suspend, registers, stack};
+use crate::script::meter::{LimitHit, LimitKind, Limits, RunFigures};
+
+/// Operations between two looks at the clock.
+const CHECK_EVERY: i32 = 128;
+/// How long a script runs before it lets its neighbours run.
+const SLICE: Duration = Duration::from_micros(500);
+
+/// Why a script has to end. Once set, every further operation and host call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    Limit(LimitHit),
+    /// Nobody waits for the result any more.
+    Dropped,
+}
+
+/// State of one fiber; boxed, and touched only by the thread that polls it.
+pub struct Gauge {
+    pub yielder: Cell<*const Yielder<Resume, Suspend>>,
+    limits: Limits,
+    started: Instant,
+    operations: Cell<u64>,
+    cpu: Cell<Duration>,
+    slice_start: Cell<Instant>,
+    stop: Cell<Option<Stop>>,
+    memory: Cell<isize>,
+    peak: Cell<isize>,
+    stack_top: usize,
+    stack_limit: usize,
+    deep: Cell<bool>,
+}
+
+impl Gauge {
+    pub fn new(limits: Limits, stack: &stack::FiberStack) -> Self {
+        let now = Instant::now();
+        Self {
+            yielder: Cell::new(std::ptr::null()),
+            limits,
+            started: now,
+            operations: Cell::new(0),
+            cpu: Cell::new(Duration::ZERO),
+            slice_start: Cell::new(now),
+            stop: Cell::new(None),
+            memory: Cell::new(0),
+            peak: Cell::new(0),
+            stack_top: stack.top(),
+            stack_limit: stack.script_limit(),
+            deep: Cell::new(false),
+        }
+    }
+
+    /// Puts this fiber's figures into the thread; gives what was there.
+    pub fn enter(&self) -> registers::Registers {
+        self.slice_start.set(Instant::now());
+        registers::swap(registers::Registers {
+            gauge: self,
+            fuel: CHECK_EVERY,
+            stack_limit: self.stack_limit,
+            memory: self.memory.get(),
+            peak: self.peak.get(),
+            memory_limit: isize::try_from(self.limits.memory).unwrap_or(isize::MAX),
+        })
+    }
+
+    /// The reverse of [`Gauge::enter`].
+    pub fn leave(&self, outer: registers::Registers) {
+        let inner = registers::swap(outer);
+        self.memory.set(inner.memory);
+        self.peak.set(inner.peak);
+        self.count_operations(inner.fuel);
+        self.cpu.set(self.cpu.get() + self.slice_start.get().elapsed());
+    }
+
+    fn count_operations(&self, fuel_left: i32) {
+        let used = u64::try_from(CHECK_EVERY - fuel_left.max(0)).unwrap_or(0);
+        self.operations.set(self.operations.get() + used);
+    }
+
+    pub fn figures(&self) -> RunFigures {
+        RunFigures {
+            operations: self.operations.get(),
+            cpu: self.cpu.get(),
+            peak_memory: usize::try_from(self.peak.get()).unwrap_or(0),
+        }
+    }
+
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stop.get()
+    }
+
+    pub fn stop(&self, stop: Stop) {
+        self.stop.set(Some(stop));
+    }
+
+    pub fn is_deep(&self) -> bool {
+        self.deep.get()
+    }
+
+    /// How long until the wall limit.
+    pub fn wall_left(&self) -> Duration {
+        self.limits.wall.saturating_sub(self.started.elapsed())
+    }
+
+    pub fn wall_hit(&self) -> LimitHit {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        LimitHit {
+            kind: LimitKind::Wall,
+            used: ms(self.started.elapsed()),
+            allowed: ms(self.limits.wall),
+        }
+    }
+
+    /// The slow path of the progress callback: limits, then the slice. True: go on.
+    fn look(&self, stack_pointer: usize) -> bool {
+        self.count_operations(registers::fuel());
+        if stack::is_deep(self.stack_top, stack_pointer) {
+            self.deep.set(true);
+        }
+        let ran = self.slice_start.get().elapsed();
+        if self.stop.get().is_none() {
+            self.stop.set(self.limit_hit(ran, stack_pointer).map(Stop::Limit));
+        }
+        // Full, so that what is counted at a switch is what was burnt since.
+        registers::set_fuel(CHECK_EVERY);
+        if self.stop.get().is_none() && ran >= SLICE {
+            super::suspend(self, Suspend::Slice);
+        }
+        let go_on = self.stop.get().is_none();
+        if !go_on {
+            registers::set_fuel(0);
+        }
+        go_on
+    }
+
+    fn limit_hit(&self, ran: Duration, stack_pointer: usize) -> Option<LimitHit> {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let cpu = self.cpu.get() + ran;
+        let memory = usize::try_from(registers::memory()).unwrap_or(0);
+        let hit = |kind, used, allowed| Some(LimitHit { kind, used, allowed });
+        if stack_pointer < self.stack_limit {
+            let used = (self.stack_top - stack_pointer) as u64;
+            return hit(LimitKind::Stack, used, (self.stack_top - self.stack_limit) as u64);
+        }
+        if memory > self.limits.memory {
+            return hit(LimitKind::Memory, memory as u64, self.limits.memory as u64);
+        }
+        if self.operations.get() > self.limits.operations {
+            return hit(LimitKind::Operations, self.operations.get(), self.limits.operations);
+        }
+        if cpu > self.limits.cpu {
+            return hit(LimitKind::Cpu, micros(cpu), micros(self.limits.cpu));
+        }
+        self.wall_left().is_zero().then(|| self.wall_hit())
+    }
+}
+
+/// For `Engine::on_progress`: counts one operation; false when the script must end.
+#[inline]
+pub fn progress() -> bool {
+    let marker = 0u8;
+    let stack_pointer = std::ptr::addr_of!(marker) as usize;
+    !registers::burn(stack_pointer) || look(stack_pointer)
+}
+
+#[inline(never)]
+fn look(stack_pointer: usize) -> bool {
+    let gauge = registers::gauge();
+    if gauge.is_null() {
+        registers::set_fuel(i32::MAX);
+        return true;
+    }
+    // SAFETY: the pointer is set only while `Fiber::resume` runs this fiber on this thread, and
+    // the fiber owns the box that it points to.
+    unsafe { &*gauge }.look(stack_pointer)
+}

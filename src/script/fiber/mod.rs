@@ -1,0 +1,226 @@
+//! Fibers: a synchronous closure (a script's run) on its own stack, as a `Future`.
+//!
+//! All `unsafe` of the crate is in this folder. A native that has to wait calls [`wait`], which
+//! hands its future to [`Fiber::poll`]; that polls it on the worker's own stack.
+//!
+//! What a switch must not carry over: addresses of thread-locals (see `registers`), locks held
+//! (natives release theirs before they wait), a panic in flight (asserted in [`suspend`]).
+
+mod alloc;
+mod gauge;
+mod registers;
+mod stack;
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+
+pub use alloc::CountingAlloc;
+pub use gauge::{Stop, progress};
+pub use stack::NoStack;
+#[cfg(test)]
+pub use stack::live;
+
+use super::meter::{Limits, RunFigures};
+use gauge::Gauge;
+
+type Wait = Pin<Box<dyn Future<Output = Box<dyn Any + Send>> + Send>>;
+
+/// Why a fiber gives the thread back.
+enum Suspend {
+    /// It ran for a slice.
+    Slice,
+    /// It waits for a future.
+    Wait(Wait),
+}
+
+/// What a fiber is told when it goes on.
+enum Resume {
+    Go,
+    Value(Box<dyn Any + Send>),
+    /// The gauge says why.
+    Stop,
+}
+
+/// The end of a fiber.
+pub struct Ended<R> {
+    /// The closure's result, or the text of its panic.
+    pub result: Result<R, String>,
+    pub stop: Option<Stop>,
+    pub figures: RunFigures,
+}
+
+type Coro<R> = Coroutine<Resume, Suspend, Result<R, String>, stack::FiberStack>;
+
+/// A closure on its own stack. Dropped before its end, it stops the closure first.
+pub struct Fiber<R: Send + 'static> {
+    coroutine: Option<Coro<R>>,
+    waiting: Option<Wait>,
+    slice: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+    gauge: Box<Gauge>,
+}
+
+// SAFETY: corosensei's coroutine is not Send because anything may live on its stack. On ours live
+// only: frames of Rhai 1.27 built with `sync` (its values are Send, it has no thread-locals), our
+// natives, whose locals are Send and which hold no lock across `wait`, and the closure, which is
+// Send. Futures that wait are moved off the stack and are Send. Thread-locals are read in
+// functions that never inline and never suspend. `suspend` refuses to switch during a panic. The
+// raw pointers in the gauge point into the fiber's own stack and are used only while it runs.
+unsafe impl<R: Send + 'static> Send for Fiber<R> {}
+
+impl<R: Send + 'static> Fiber<R> {
+    pub fn new(limits: Limits, run: impl FnOnce() -> R + Send + 'static) -> Result<Self, NoStack> {
+        let stack = stack::take(limits.fibers)?;
+        let gauge = Box::new(Gauge::new(limits, &stack));
+        let body = move |yielder: &Yielder<Resume, Suspend>, _: Resume| {
+            // SAFETY: a body runs only inside `resume`, which has set this fiber's gauge, and the
+            // fiber owns the box.
+            unsafe { &*registers::gauge() }.yielder.set(yielder);
+            // The closure and its captures are gone when this returns.
+            catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
+        };
+        let coroutine = Some(Coroutine::with_stack(stack, body));
+        Ok(Self { coroutine, waiting: None, slice: None, deadline: None, gauge })
+    }
+
+    fn resume(&mut self, resume: Resume) -> Option<CoroutineResult<Suspend, Result<R, String>>> {
+        let coroutine = self.coroutine.as_mut()?;
+        let outer = self.gauge.enter();
+        let result = coroutine.resume(resume);
+        self.gauge.leave(outer);
+        Some(result)
+    }
+
+    fn ended(&mut self, result: Result<R, String>) -> Ended<R> {
+        if let Some(coroutine) = self.coroutine.take() {
+            stack::give_back(coroutine.into_stack(), self.gauge.is_deep());
+        }
+        Ended { result, stop: self.gauge.stopped(), figures: self.gauge.figures() }
+    }
+
+    /// What to resume with, once nothing is waited for.
+    fn poll_waits(&mut self, cx: &mut Context<'_>) -> Poll<Resume> {
+        if let Some(slice) = &mut self.slice {
+            if slice.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.slice = None;
+        }
+        let Some(waiting) = &mut self.waiting else { return Poll::Ready(Resume::Go) };
+        if let Poll::Ready(value) = waiting.as_mut().poll(cx) {
+            self.waiting = None;
+            self.deadline = None;
+            return Poll::Ready(Resume::Value(value));
+        }
+        let left = self.gauge.wall_left();
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+        if deadline.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.waiting = None;
+        self.gauge.stop(Stop::Limit(self.gauge.wall_hit()));
+        Poll::Ready(Resume::Stop)
+    }
+}
+
+impl<R: Send + 'static> Unpin for Fiber<R> {}
+
+impl<R: Send + 'static> Future for Fiber<R> {
+    type Output = Ended<R>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<R>> {
+        let fiber = &mut *self;
+        loop {
+            let Poll::Ready(resume) = fiber.poll_waits(cx) else { return Poll::Pending };
+            match fiber.resume(resume) {
+                // Polled after its end, which the contract of `Future` leaves open.
+                None => return Poll::Pending,
+                Some(CoroutineResult::Return(result)) => {
+                    return Poll::Ready(fiber.ended(result));
+                }
+                // tokio's yield_now wakes us only after the I/O and timer drivers have run.
+                Some(CoroutineResult::Yield(Suspend::Slice)) => {
+                    fiber.slice = Some(Box::pin(tokio::task::yield_now()));
+                }
+                Some(CoroutineResult::Yield(Suspend::Wait(wait))) => fiber.waiting = Some(wait),
+            }
+        }
+    }
+}
+
+impl<R: Send + 'static> Drop for Fiber<R> {
+    /// Lets the frames return by an error that no script can catch; never unwinds them by force.
+    fn drop(&mut self) {
+        self.waiting = None;
+        /// Each wait that follows fails at once, so one is enough; the rest is caution.
+        const TRIES: usize = 16;
+        for _ in 0..TRIES {
+            match &self.coroutine {
+                Some(coroutine) if coroutine.started() => {}
+                // Never started: dropping the coroutine drops the closure, and unmaps the stack.
+                Some(_) => {
+                    self.coroutine = None;
+                    return stack::forget();
+                }
+                None => return,
+            }
+            self.gauge.stop(Stop::Dropped);
+            if let Some(CoroutineResult::Return(result)) = self.resume(Resume::Stop) {
+                self.ended(result);
+                return;
+            }
+        }
+        // A body that will not end would be unwound by force: leak it rather.
+        std::mem::forget(self.coroutine.take());
+        stack::forget();
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
+}
+
+/// Switches to the fiber's driver, and back when it is resumed.
+#[inline(never)]
+fn suspend(gauge: &Gauge, why: Suspend) -> Resume {
+    assert!(!std::thread::panicking(), "a fiber must not switch during a panic");
+    // SAFETY: the yielder lives on this fiber's stack as long as its body runs, which it does:
+    // we are called from it.
+    unsafe { (*gauge.yielder.get()).suspend(why) }
+}
+
+/// Why a native could not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CannotWait {
+    /// The run has to end; the caller returns the engine's uncatchable error.
+    Stopped,
+    /// Not on a fiber: a script's top level.
+    NotOnFiber,
+}
+
+/// For natives: suspends the running script until the future is done. Hold no lock.
+#[inline(never)]
+pub fn wait<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> Result<T, CannotWait> {
+    let gauge = registers::gauge();
+    if gauge.is_null() {
+        return Err(CannotWait::NotOnFiber);
+    }
+    // SAFETY: set only while this fiber runs on this thread; the fiber owns the box.
+    let gauge = unsafe { &*gauge };
+    if gauge.stopped().is_some() {
+        return Err(CannotWait::Stopped);
+    }
+    let boxed = Box::pin(async move { Box::new(future.await) as Box<dyn Any + Send> });
+    match suspend(gauge, Suspend::Wait(boxed)) {
+        Resume::Value(value) => value.downcast().map(|v| *v).map_err(|_| CannotWait::Stopped),
+        Resume::Go | Resume::Stop => Err(CannotWait::Stopped),
+    }
+}

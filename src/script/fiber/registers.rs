@@ -1,0 +1,128 @@
+//! The thread's view of the fiber that runs on it: a few cells, swapped at each switch.
+//!
+//! A fiber may be resumed on another thread, so no address of a thread-local may live across a
+//! suspension: every access is in a function that is never inlined and never suspends.
+
+use std::cell::Cell;
+
+use super::gauge::Gauge;
+
+#[derive(Clone, Copy)]
+pub struct Registers {
+    /// The running fiber's gauge; null outside of fibers.
+    pub gauge: *const Gauge,
+    /// Operations until the next look at the clock.
+    pub fuel: i32,
+    /// The lowest address that the script's frames may reach.
+    pub stack_limit: usize,
+    /// Bytes that the fiber holds.
+    pub memory: isize,
+    /// The most that it held; above it the allocator takes its slow path.
+    pub peak: isize,
+    pub memory_limit: isize,
+}
+
+impl Registers {
+    const OUTSIDE: Self = Self {
+        gauge: std::ptr::null(),
+        fuel: i32::MAX,
+        stack_limit: 0,
+        memory: 0,
+        peak: isize::MAX,
+        memory_limit: isize::MAX,
+    };
+}
+
+thread_local! {
+    // Const and without a destructor: no lazy start and no allocation, so the allocator may use it.
+    static REGISTERS: Cells = const { Cells::new(Registers::OUTSIDE) };
+}
+
+struct Cells {
+    gauge: Cell<*const Gauge>,
+    fuel: Cell<i32>,
+    stack_limit: Cell<usize>,
+    memory: Cell<isize>,
+    peak: Cell<isize>,
+    memory_limit: Cell<isize>,
+}
+
+impl Cells {
+    const fn new(r: Registers) -> Self {
+        Self {
+            gauge: Cell::new(r.gauge),
+            fuel: Cell::new(r.fuel),
+            stack_limit: Cell::new(r.stack_limit),
+            memory: Cell::new(r.memory),
+            peak: Cell::new(r.peak),
+            memory_limit: Cell::new(r.memory_limit),
+        }
+    }
+}
+
+#[inline(never)]
+pub fn swap(new: Registers) -> Registers {
+    REGISTERS.with(|cells| Registers {
+        gauge: cells.gauge.replace(new.gauge),
+        fuel: cells.fuel.replace(new.fuel),
+        stack_limit: cells.stack_limit.replace(new.stack_limit),
+        memory: cells.memory.replace(new.memory),
+        peak: cells.peak.replace(new.peak),
+        memory_limit: cells.memory_limit.replace(new.memory_limit),
+    })
+}
+
+#[inline(never)]
+pub fn gauge() -> *const Gauge {
+    REGISTERS.with(|cells| cells.gauge.get())
+}
+
+#[inline(never)]
+pub fn memory() -> isize {
+    REGISTERS.with(|cells| cells.memory.get())
+}
+
+#[inline(never)]
+pub fn fuel() -> i32 {
+    REGISTERS.with(|cells| cells.fuel.get())
+}
+
+#[inline(never)]
+pub fn set_fuel(fuel: i32) {
+    REGISTERS.with(|cells| cells.fuel.set(fuel));
+}
+
+/// Counts one operation. True when the fiber must look at its limits.
+#[inline(never)]
+pub fn burn(stack_pointer: usize) -> bool {
+    REGISTERS.with(|cells| {
+        let fuel = cells.fuel.get() - 1;
+        cells.fuel.set(fuel);
+        fuel < 0 || stack_pointer < cells.stack_limit.get()
+    })
+}
+
+/// Counts bytes taken (or given back, when negative) by the running fiber.
+#[inline]
+pub fn count_bytes(bytes: isize) {
+    REGISTERS.with(|cells| {
+        let memory = cells.memory.get().wrapping_add(bytes);
+        cells.memory.set(memory);
+        if memory > cells.peak.get() {
+            new_peak(cells, memory);
+        }
+    });
+}
+
+#[cold]
+fn new_peak(cells: &Cells, memory: isize) {
+    // Outside of fibers the count means nothing and only has to stay far from overflow.
+    if cells.gauge.get().is_null() {
+        cells.memory.set(0);
+        return;
+    }
+    cells.peak.set(memory);
+    if memory > cells.memory_limit.get() {
+        cells.fuel.set(0);
+    }
+}

@@ -1,0 +1,56 @@
+//! The hooks that a filter may define.
+
+use super::api;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// Every request, before the cache.
+    Request,
+    /// Before each attempt at the origin.
+    UpstreamRequest,
+    /// Before the response's headers go to the client.
+    Response,
+    /// No usable response.
+    Error,
+    /// After the last byte.
+    Log,
+}
+
+impl Hook {
+    pub const ALL: [Self; 5] =
+        [Self::Request, Self::UpstreamRequest, Self::Response, Self::Error, Self::Log];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "on_request",
+            Self::UpstreamRequest => "on_upstream_request",
+            Self::Response => "on_response",
+            Self::Error => "on_error",
+            Self::Log => "on_log",
+        }
+    }
+
+    /// The parameters, as the reference names them.
+    pub fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Self::Request | Self::UpstreamRequest => &["req"],
+            Self::Response => &["res", "req"],
+            Self::Error => &["err", "req"],
+            Self::Log => &["req", "res"],
+        }
+    }
+
+    pub fn signature(self) -> String {
+        format!("{}({})", self.name(), self.parameters().join(", "))
+    }
+
+    pub(super) fn arguments(self, state: &api::Objects) -> Vec<rhai::Dynamic> {
+        let (req, res) = (state.request(), state.response());
+        match self {
+            Self::Request | Self::UpstreamRequest => vec![req],
+            Self::Response => vec![res, req],
+            Self::Error => vec![state.error(), req],
+            Self::Log => vec![req, res],
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What scripts reach outside of themselves; the proxy implements it.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use parking_lot::Mutex;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The world, as scripts see it. Grants are checked before it is called.
+pub trait Host: Send + Sync {
+    fn fetch(&self, request: FetchRequest)
+    -> BoxFuture<'static, Result<FetchResponse, FetchError>>;
+
+    fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]);
+}
+
+#[derive(Debug, Clone)]
+pub struct FetchRequest {
+    pub method: Method,
+    /// Absolute, its origin granted.
+    pub url: http::Uri,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// The whole fetch is dropped after this.
+    pub timeout: Duration,
+    /// The host stops reading with `TooLarge`.
+    pub max_body: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct FetchResponse {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct FetchError {
+    pub kind: FetchErrorKind,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchErrorKind {
+    Denied,
+    Limit,
+    Timeout,
+    Connect,
+    Status,
+    TooLarge,
+    Invalid,
+    Unavailable,
+}
+
+impl FetchErrorKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Limit => "limit",
+            Self::Timeout => "timeout",
+            Self::Connect => "connect",
+            Self::Status => "status",
+            Self::TooLarge => "too_large",
+            Self::Invalid => "invalid",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// A host for tests: prepared answers after a delay, and what was asked and logged.
+#[derive(Default)]
+pub struct FakeHost {
+    pub answers: Mutex<VecDeque<Result<FetchResponse, FetchError>>>,
+    pub delay: Duration,
+    pub fetched: Mutex<Vec<FetchRequest>>,
+    pub logged: Mutex<Vec<(log::Level, String, Vec<(String, String)>)>>,
+}
+
+impl FakeHost {
+    pub fn answering(self, status: StatusCode, body: &str) -> Self {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let answer = FetchResponse { status, headers: HeaderMap::new(), body };
+        self.answers.lock().push_back(Ok(answer));
+        self
+    }
+}
+
+impl Host for FakeHost {
+    fn fetch(
+        &self,
+        request: FetchRequest,
+    ) -> BoxFuture<'static, Result<FetchResponse, FetchError>> {
+        self.fetched.lock().push(request);
+        let none = || FetchError {
+            kind: FetchErrorKind::Connect,
+            message: "the fake host has no answer left".into(),
+        };
+        let answer = self.answers.lock().pop_front().unwrap_or_else(|| Err(none()));
+        let delay = self.delay;
+        Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            answer
+        })
+    }
+
+    fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]) {
+        self.logged.lock().push((level, message.to_owned(), fields.to_vec()));
+    }
+}

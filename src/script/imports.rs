@@ -1,0 +1,78 @@
+//! `import`: files of the script's own folder, read when the script is loaded and never later.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
+
+type SharedModule = Arc<Module>;
+type Resolved = Result<SharedModule, Box<EvalAltResult>>;
+
+/// A resolver that cannot leave its folder.
+#[derive(Clone)]
+pub struct Imports {
+    folder: PathBuf,
+    loaded: Arc<Mutex<BTreeMap<String, SharedModule>>>,
+    sealed: Arc<AtomicBool>,
+}
+
+impl Imports {
+    pub fn of(script: &Path) -> Self {
+        let folder = script.parent().unwrap_or(Path::new("")).to_owned();
+        let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
+        Self { folder, loaded: Arc::default(), sealed: Arc::default() }
+    }
+
+    /// From now on only what is loaded already can be imported.
+    pub fn seal(&self) {
+        self.sealed.store(true, Ordering::Relaxed);
+    }
+
+    fn file(&self, path: &str) -> Result<PathBuf, String> {
+        let relative = Path::new(path);
+        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(format!("\"{path}\" is not a plain path inside the script's folder"));
+        }
+        let file = self.folder.join(relative).with_extension("rhai");
+        let real =
+            |path: &Path| path.canonicalize().map_err(|e| format!("{}: {e}", path.display()));
+        let (file, folder) = (real(&file)?, real(&self.folder)?);
+        if file.starts_with(&folder) {
+            Ok(file)
+        } else {
+            Err(format!("\"{path}\" leads out of the script's folder"))
+        }
+    }
+
+    fn load(&self, engine: &Engine, path: &str, position: Position) -> Resolved {
+        let failed =
+            |message: String| Box::new(EvalAltResult::ErrorRuntime(message.into(), position));
+        if self.sealed.load(Ordering::Relaxed) {
+            return Err(failed(format!("\"{path}\" was not imported when the script was loaded")));
+        }
+        let file = self.file(path).map_err(failed)?;
+        let source = std::fs::read_to_string(&file)
+            .map_err(|error| failed(format!("{}: {error}", file.display())))?;
+        let mut ast = engine
+            .compile(&source)
+            .map_err(|error| failed(format!("{}: {error}", file.display())))?;
+        ast.set_source(file.display().to_string());
+        Ok(Module::eval_ast_as_new(Scope::new(), &ast, engine)?.into())
+    }
+}
+
+impl ModuleResolver for Imports {
+    fn resolve(&self, engine: &Engine, _: Option<&str>, path: &str, at: Position) -> Resolved {
+        let known = self.loaded.lock().get(path).cloned();
+        if let Some(module) = known {
+            return Ok(module);
+        }
+        // Not held across the load: modules import modules. A circle meets the call-level limit.
+        let module = self.load(engine, path, at)?;
+        self.loaded.lock().insert(path.to_owned(), module.clone());
+        Ok(module)
+    }
+}

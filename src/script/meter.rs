@@ -1,0 +1,93 @@
+//! What one run may use, and what it did use.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::filters::FilterLimits;
+
+/// The bounds of one run of a hook.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub operations: u64,
+    /// Time on a worker thread, waiting not included.
+    pub cpu: Duration,
+    /// Time in all.
+    pub wall: Duration,
+    /// Bytes allocated and not yet freed.
+    pub memory: usize,
+    /// Live fibers in the whole process; one more is refused as busy.
+    pub fibers: usize,
+}
+
+/// See `docs`: 16,384 suspended scripts hold about 128 MiB.
+pub const LIVE_FIBERS: usize = 16_384;
+
+impl std::convert::From<&FilterLimits> for Limits {
+    fn from(limits: &FilterLimits) -> Self {
+        Self {
+            operations: limits.operations,
+            cpu: limits.cpu,
+            wall: limits.wall,
+            memory: limits.memory,
+            fibers: LIVE_FIBERS,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitKind {
+    Operations,
+    /// Microseconds.
+    Cpu,
+    /// Milliseconds.
+    Wall,
+    /// Bytes.
+    Memory,
+    /// Bytes of the stack.
+    Stack,
+}
+
+impl LimitKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Operations => "operations",
+            Self::Cpu => "cpu",
+            Self::Wall => "wall",
+            Self::Memory => "memory",
+            Self::Stack => "stack",
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Operations => "",
+            Self::Cpu => "us",
+            Self::Wall => "ms",
+            Self::Memory | Self::Stack => " bytes",
+        }
+    }
+}
+
+/// The bound that a run met, in the unit of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitHit {
+    pub kind: LimitKind,
+    pub used: u64,
+    pub allowed: u64,
+}
+
+impl fmt::Display for LimitHit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, unit) = (self.kind.name(), self.kind.unit());
+        write!(f, "the {name} limit: {}{unit} used, {}{unit} allowed", self.used, self.allowed)
+    }
+}
+
+/// What a run used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunFigures {
+    pub operations: u64,
+    pub cpu: Duration,
+    /// The most bytes held at one time.
+    pub peak_memory: usize,
+}

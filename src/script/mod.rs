@@ -1,0 +1,34 @@
+//! The script runtime: compiles filters, runs their hooks on fibers, and bounds what they may use.
+//!
+//! It knows nothing of Pingora: hooks work on an [`Exchange`], and reach the world by a [`Host`].
+
+mod api;
+mod compile;
+mod diagnostic;
+mod exchange;
+mod fault;
+mod fiber;
+mod hooks;
+mod host;
+mod imports;
+mod lint;
+mod meter;
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub use api::reference;
+pub use compile::{Script, compile};
+pub use diagnostic::Diagnostic;
+pub use exchange::{
+    CertInfo, Client, Ctx, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
+    TlsInfo,
+};
+pub use fault::{Cause, Fault};
+pub use fiber::CountingAlloc;
+pub use hooks::Hook;
+pub use host::{
+    BoxFuture, FakeHost, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host,
+};
+pub use meter::{LimitHit, LimitKind, Limits, RunFigures};
+pub use run::{Outcome, Run, run};

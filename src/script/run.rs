@@ -1,0 +1,173 @@
+//! One run of one hook: from an exchange to what the script made of it.
+
+use std::sync::Arc;
+
+use rhai::{CallFnOptions, Dynamic, EvalAltResult, Map, Scope};
+
+use super::api::{self, Objects, Response};
+use super::compile::Script;
+use super::exchange::{Exchange, ResponseDraft};
+use super::fault::{Cause, Fault};
+use super::fiber::{Ended, Fiber, NoStack, Stop};
+use super::hooks::Hook;
+use super::host::Host;
+use super::meter::{Limits, RunFigures};
+
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Run {
+    /// Edited; on a fault as it was before.
+    pub exchange: Exchange,
+    pub outcome: Outcome,
+    pub figures: RunFigures,
+}
+
+#[derive(Debug)]
+pub enum Outcome {
+    /// Go on with the exchange.
+    Continue,
+    /// This is the response.
+    Answer(ResponseDraft),
+    Fault(Box<Fault>),
+}
+
+type Called = Result<Dynamic, Box<EvalAltResult>>;
+
+/// Runs a hook. A hook that is absent leaves the exchange as it is.
+pub async fn run(
+    script: &Arc<Script>,
+    hook: Hook,
+    exchange: Exchange,
+    host: Arc<dyn Host>,
+    limits: Limits,
+) -> Run {
+    if !script.has(hook) {
+        return Run { exchange, outcome: Outcome::Continue, figures: RunFigures::default() };
+    }
+    let ctx = exchange.request.ctx.clone();
+    let ctx_before = ctx.snapshot();
+    let objects = Objects::new(exchange);
+    let mut rollback = Rollback { ctx, before: Some(ctx_before) };
+    let fiber = {
+        let (script, objects) = (script.clone(), objects.working_copy());
+        Fiber::new(limits, move || invoke(&script, hook, objects, host))
+    };
+    let fiber = match fiber {
+        Ok(fiber) => fiber,
+        Err(error) => return refused(script, hook, objects, &error),
+    };
+    let Ended { result, stop, figures } = fiber.await;
+    let (outcome, edited) = outcome_of(script, hook, result, stop);
+    match edited {
+        Some(edited) => {
+            rollback.before = None;
+            Run { exchange: edited, outcome, figures }
+        }
+        None => Run { exchange: objects.into_exchange(), outcome, figures },
+    }
+}
+
+/// Restores ctx unless the run ended well; a dropped run is also undone.
+struct Rollback {
+    ctx: super::exchange::Ctx,
+    before: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Drop for Rollback {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.ctx.restore(before);
+        }
+    }
+}
+
+fn refused(script: &Script, hook: Hook, objects: Objects, error: &NoStack) -> Run {
+    let fault = Box::new(Fault::new(script, hook, Cause::Busy, error.to_string()));
+    Run {
+        exchange: objects.into_exchange(),
+        outcome: Outcome::Fault(fault),
+        figures: RunFigures::default(),
+    }
+}
+
+/// On the fiber. All script values die here; only plain types leave.
+fn invoke(
+    script: &Script,
+    hook: Hook,
+    objects: Objects,
+    host: Arc<dyn Host>,
+) -> (Outcome, Exchange) {
+    let options =
+        CallFnOptions::new().eval_ast(false).with_tag(api::tag_for_run(&script.facts, host));
+    let arguments = hook.arguments(&objects);
+    let called: Called = script.engine.call_fn_with_options(
+        options,
+        &mut Scope::new(),
+        &script.ast,
+        hook.name(),
+        arguments,
+    );
+    let outcome = match called {
+        Ok(value) => returned(script, hook, &objects, value),
+        Err(error) => thrown(script, hook, &error),
+    };
+    (outcome, objects.into_exchange())
+}
+
+fn returned(script: &Script, hook: Hook, objects: &Objects, value: Dynamic) -> Outcome {
+    if value.is_unit() {
+        return Outcome::Continue;
+    }
+    let given = value.type_name();
+    match value.try_cast::<Response>() {
+        Some(response) if objects.is_own_response(&response) => Outcome::Continue,
+        Some(response) => Outcome::Answer(response.into_draft()),
+        None => {
+            let message = format!("a hook returns a Response or (), and this one returned {given}");
+            Outcome::Fault(Box::new(Fault::new(script, hook, Cause::Returned, message)))
+        }
+    }
+}
+
+/// `throw #{ status, body, headers }` and `throw response(..)` answer; all else is a fault.
+fn thrown(script: &Script, hook: Hook, error: &EvalAltResult) -> Outcome {
+    if let EvalAltResult::ErrorRuntime(value, _) = error.unwrap_inner() {
+        if let Some(response) = value.clone().try_cast::<Response>() {
+            return Outcome::Answer(response.into_draft());
+        }
+        let map = value.read_lock::<Map>().filter(|map| map.contains_key("status"));
+        if let Some(map) = map {
+            match Response::from_map(&map) {
+                Ok(response) => return Outcome::Answer(response.into_draft()),
+                Err(error) => {
+                    return Outcome::Fault(Box::new(Fault::from_error(script, hook, &error)));
+                }
+            }
+        }
+    }
+    Outcome::Fault(Box::new(Fault::from_error(script, hook, error)))
+}
+
+/// The outcome, and the edited exchange when its edits count.
+fn outcome_of(
+    script: &Script,
+    hook: Hook,
+    result: Result<(Outcome, Exchange), String>,
+    stop: Option<Stop>,
+) -> (Outcome, Option<Exchange>) {
+    match (result, stop) {
+        (Ok((Outcome::Fault(mut fault), _)), stop) => {
+            if let Some(Stop::Limit(hit)) = stop {
+                fault.cause = Cause::Limit(hit);
+                fault.message = format!("the script met {hit}");
+            }
+            (Outcome::Fault(fault), None)
+        }
+        // A limit met in the very last native, after which nothing looked again.
+        (Ok((outcome, exchange)), _) => (outcome, Some(exchange)),
+        (Err(panic), _) => {
+            let message = format!("a function of the proxy panicked: {panic}");
+            (Outcome::Fault(Box::new(Fault::new(script, hook, Cause::Panic, message))), None)
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A reload: build the next snapshot and sockets aside, then swap; on any problem nothing changes.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use serde_yaml::Value as Yaml;
+
+use super::open_access_log;
+use super::service::{Listeners, conn_limits};
+use crate::admin::{Reload, Reloaded};
+use crate::config::problem::{Pos, Problem, Problems};
+use crate::config::{self, Config};
+use crate::snapshot::Snapshot;
+
+/// What only a restart can change.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fixed {
+    admin: Option<std::net::SocketAddr>,
+    metrics: Option<std::net::SocketAddr>,
+}
+
+impl Fixed {
+    pub fn of(config: &Config) -> Self {
+        Self {
+            admin: config.admin.as_ref().map(|service| service.address.0),
+            metrics: config.metrics.as_ref().map(|service| service.address.0),
+        }
+    }
+}
+
+impl Reload for Listeners {
+    fn reload(&self) -> Reloaded {
+        let _one_at_a_time = self.reloading.lock();
+        let outcome = self.swap();
+        self.shared.metrics.reloaded(outcome.is_ok());
+        match &outcome {
+            Ok(changes) => log::info!("reloaded: {changes}"),
+            Err(problems) => {
+                for problem in problems {
+                    log::error!("reload refused: {problem}");
+                }
+            }
+        }
+        outcome
+    }
+}
+
+impl Listeners {
+    fn swap(&self) -> Reloaded {
+        let config = config::load(&self.file)?;
+        if Fixed::of(&config) != self.fixed {
+            return Err(self.problem("the admin and metrics addresses change at a restart only"));
+        }
+        let listeners = config.listeners.clone();
+        let access_log = config.access_log.clone();
+        let previous = self.shared.snapshot.load_full();
+        let next = Snapshot::build(config, &self.file, &self.shared.metrics, Some(&previous))?;
+        let change =
+            self.proxy.prepare(&listeners).map_err(|error| self.problem(&error.to_string()))?;
+        let Some(runtime) = self.runtime.get() else {
+            return Err(self.problem("the server is still starting"));
+        };
+        let log_changed =
+            shown(&next.effective, "access_log") != shown(&previous.effective, "access_log");
+        let log = match log_changed {
+            true => Some(
+                open_access_log(&access_log, &self.shared.metrics)
+                    .map_err(|error| self.problem(&error.to_string()))?,
+            ),
+            false => None,
+        };
+        // From here on nothing is refused.
+        let changes = changes(&previous, &next);
+        self.proxy.set_limits(conn_limits(&next.limits));
+        self.shared.snapshot.store(Arc::new(next));
+        if let Some(log) = log {
+            self.shared.access_log.store(log.map(Arc::new));
+        }
+        let _runtime = runtime.enter();
+        self.proxy.apply(change).map_err(|error| self.problem(&error.to_string()))?;
+        self.start_health(runtime);
+        self.shared.prune_metrics();
+        Ok(changes)
+    }
+
+    fn problem(&self, message: &str) -> Vec<Problem> {
+        let mut problems = Problems::new(&self.file);
+        problems.add(Pos { line: 1, column: 1 }, "", message, None);
+        problems.into_sorted()
+    }
+}
+
+fn shown<'y>(effective: &'y Yaml, key: &str) -> Option<&'y Yaml> {
+    effective.get(key)
+}
+
+/// Names added, removed and changed in each named section.
+fn changes(before: &Snapshot, after: &Snapshot) -> Value {
+    let mut changes = json!({ "version": after.version });
+    for section in ["listeners", "upstreams", "filters", "routes"] {
+        let (old, new) = (entries(&before.effective, section), entries(&after.effective, section));
+        let find = |entries: &[(String, Yaml)], name: &str| {
+            entries.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+        };
+        let names = |entries: &[(String, Yaml)], keep: &dyn Fn(&str, &Yaml) -> bool| {
+            let kept = entries.iter().filter(|(name, value)| keep(name, value));
+            kept.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        changes[section] = json!({
+            "added": names(&new, &|name, _| find(&old, name).is_none()),
+            "removed": names(&old, &|name, _| find(&new, name).is_none()),
+            "changed": names(&new, &|name, value| find(&old, name).is_some_and(|o| o != *value)),
+        });
+    }
+    changes
+}
+
+/// A section's entries by name: a mapping's own, or a list's by their `name`.
+fn entries(effective: &Yaml, section: &str) -> Vec<(String, Yaml)> {
+    let text = |value: &Yaml| value.as_str().unwrap_or_default().to_owned();
+    match effective.get(section) {
+        Some(Yaml::Mapping(map)) => map.iter().map(|(k, v)| (text(k), v.clone())).collect(),
+        Some(Yaml::Sequence(list)) => {
+            list.iter().map(|v| (v.get("name").map(text).unwrap_or_default(), v.clone())).collect()
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,208 @@
+//! Our listeners as a Pingora service: proxy, admin and metrics, each a set of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{ListenFds, ShutdownWatch};
+use pingora_core::apps::HttpServerOptions;
+use pingora_proxy::{HttpProxy, http_proxy};
+use tokio::runtime::Handle;
+
+use super::reload::Fixed;
+use crate::admin::{Face, Operators, Reload};
+use crate::config::Config;
+use crate::config::listeners::Listener;
+use crate::config::service::{Limits, Service as ServiceAddress};
+use crate::listen::{BindError, Bound, ConnLimits, ListenerSet, bind};
+use crate::proxy::Gateway;
+use crate::snapshot::Shared;
+use crate::upstream::health::{self, HealthObserver};
+
+/// Sockets of all three kinds, bound before anything else is reported ready.
+pub struct Bindings {
+    pub proxy: Vec<Bound>,
+    pub admin: Vec<Bound>,
+    pub metrics: Vec<Bound>,
+}
+
+impl Bindings {
+    pub fn open(config: &Config) -> Result<Self, BindError> {
+        Ok(Self {
+            proxy: bind(&config.listeners)?,
+            admin: bind(&operators("admin", config.admin.as_ref()))?,
+            metrics: bind(&operators("metrics", config.metrics.as_ref()))?,
+        })
+    }
+}
+
+fn operators(name: &str, service: Option<&ServiceAddress>) -> Vec<Listener> {
+    let listener = |service: &ServiceAddress| Listener {
+        name: name.into(),
+        address: service.address.0,
+        tls: None,
+        proxy_protocol: Vec::new(),
+        h2c: false,
+    };
+    service.map(listener).into_iter().collect()
+}
+
+/// The proxy as an application of Pingora.
+pub struct Proxy(Arc<HttpProxy<Gateway>>);
+
+impl Proxy {
+    pub fn new(conf: &Arc<ServerConf>, shared: &Arc<Shared>) -> Self {
+        let mut proxy = http_proxy(conf, Gateway::new(Arc::clone(shared)));
+        let keep_alive = shared.snapshot.load().limits.keep_alive;
+        let mut options = HttpServerOptions::default();
+        // Pingora's GOAWAY comes before our own cut of the idle connection.
+        options.h2_idle_timeout = Some(keep_alive.mul_f64(0.9).max(Duration::from_millis(100)));
+        proxy.server_options = Some(options);
+        Self(Arc::new(proxy))
+    }
+}
+
+/// All that listens, and what a reload needs to change it.
+pub struct Listeners {
+    pub shared: Arc<Shared>,
+    pub file: PathBuf,
+    pub fixed: Fixed,
+    pub proxy: ListenerSet<HttpProxy<Gateway>>,
+    /// Filled once the service runs.
+    pub runtime: OnceLock<Handle>,
+    /// One reload at a time.
+    pub reloading: Mutex<()>,
+}
+
+impl Listeners {
+    pub fn new(proxy: Proxy, shared: &Arc<Shared>, file: PathBuf, fixed: Fixed) -> Self {
+        let limits = conn_limits(&shared.snapshot.load().limits);
+        Self {
+            shared: Arc::clone(shared),
+            file,
+            fixed,
+            proxy: ListenerSet::new(proxy.0, limits),
+            runtime: OnceLock::new(),
+            reloading: Mutex::default(),
+        }
+    }
+
+    /// Starts the checks of the snapshot that serves; those of the one before end.
+    pub fn start_health(&self, runtime: &Handle) {
+        let observer: Arc<dyn HealthObserver> = Arc::new(Observer(Arc::clone(&self.shared)));
+        let snapshot = self.shared.snapshot.load();
+        let tasks = snapshot.upstreams.values().map(|upstream| {
+            for member in upstream.pool.members() {
+                let address = member.endpoint.address().to_string();
+                upstream.metrics.endpoint(&address).set_healthy(member.endpoint.healthy());
+            }
+            health::spawn(&upstream.pool, &self.shared.client, &observer, runtime)
+        });
+        *self.shared.health.lock() = tasks.collect();
+    }
+}
+
+/// What connections may take, from the configuration.
+pub fn conn_limits(limits: &Limits) -> ConnLimits {
+    ConnLimits {
+        connections: limits.connections.value as usize,
+        per_address: limits.connections_per_address.value,
+        handshake: limits.handshake_timeout,
+        head: limits.head_timeout,
+        keep_alive: limits.keep_alive,
+        requests_per_connection: limits.requests_per_connection.value,
+    }
+}
+
+/// One line and one sample for each change of an endpoint's health.
+struct Observer(Arc<Shared>);
+
+impl HealthObserver for Observer {
+    fn transition(&self, upstream: &str, endpoint: SocketAddr, healthy: bool, reason: &str) {
+        if let Some(state) = self.0.snapshot.load().upstreams.get(upstream) {
+            state.metrics.endpoint(&endpoint.to_string()).set_healthy(healthy);
+        }
+        match healthy {
+            true => log::info!("upstream {upstream}: endpoint {endpoint} is healthy ({reason})"),
+            false => log::warn!("upstream {upstream}: endpoint {endpoint} is unhealthy ({reason})"),
+        }
+    }
+}
+
+/// Is told, once, where each listener really listens.
+pub type Announce = Arc<dyn Fn(&[(String, SocketAddr)]) + Send + Sync>;
+
+/// The one service that Pingora runs for us.
+pub struct Service {
+    listeners: Arc<Listeners>,
+    bindings: Option<Bindings>,
+    announce: Announce,
+}
+
+impl Service {
+    pub fn new(listeners: Arc<Listeners>, bindings: Bindings, announce: Announce) -> Self {
+        Self { listeners, bindings: Some(bindings), announce }
+    }
+
+    /// Starts all three sets; what keeps them alive is returned.
+    fn start(&mut self) -> std::io::Result<Vec<ListenerSet<Operators>>> {
+        let Some(bindings) = self.bindings.take() else { return Ok(Vec::new()) };
+        let listeners = &self.listeners;
+        let runtime = listeners.runtime.get_or_init(Handle::current);
+        let names: Vec<String> = names(&bindings.proxy);
+        listeners.proxy.start(bindings.proxy)?;
+        let mut announced: Vec<(String, SocketAddr)> = names
+            .into_iter()
+            .filter_map(|name| listeners.proxy.local_addr(&name).map(|address| (name, address)))
+            .collect();
+        let mut sets = Vec::new();
+        for (face, name, bound) in
+            [(Face::Admin, "admin", bindings.admin), (Face::Metrics, "metrics", bindings.metrics)]
+        {
+            let reload: Arc<dyn Reload> = Arc::clone(listeners) as Arc<dyn Reload>;
+            let app = Operators { face, shared: Arc::clone(&listeners.shared), reload };
+            let set = ListenerSet::new(Arc::new(app), ConnLimits::default());
+            set.start(bound)?;
+            announced.extend(set.local_addr(name).map(|address| (name.to_owned(), address)));
+            sets.push(set);
+        }
+        listeners.start_health(runtime);
+        listeners.shared.ready.store(true, Relaxed);
+        (self.announce)(&announced);
+        Ok(sets)
+    }
+}
+
+fn names(bound: &[Bound]) -> Vec<String> {
+    bound.iter().map(|bound| bound.name().to_owned()).collect()
+}
+
+#[async_trait]
+impl pingora::services::Service for Service {
+    async fn start_service(
+        &mut self,
+        _fds: Option<ListenFds>,
+        mut shutdown: ShutdownWatch,
+        _listeners_per_fd: usize,
+    ) {
+        let sets = match self.start() {
+            Ok(sets) => sets,
+            Err(error) => {
+                log::error!("the listeners cannot be started: {error}");
+                std::process::exit(1);
+            }
+        };
+        while !*shutdown.borrow() && shutdown.changed().await.is_ok() {}
+        drop(sets);
+    }
+
+    fn name(&self) -> &str {
+        "selvedge"
+    }
+}

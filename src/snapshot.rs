@@ -1,0 +1,234 @@
+//! Everything that requests need, built from one `Config` and swapped whole; and what outlives it.
+//!
+//! The only place that wires the domains together. A request keeps the snapshot it began with.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use ipnet::IpNet;
+use parking_lot::Mutex;
+
+use crate::config::problem::{Pos, Problem, Problems};
+use crate::config::routes::{Action, Route};
+use crate::config::service::Limits;
+use crate::config::{Config, filters};
+use crate::routing::{Conflict, Router};
+use crate::script::{Diagnostic, Hook, Script, compile};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
+use crate::telemetry::log::RateLimited;
+use crate::telemetry::metrics::{Live, Metrics};
+use crate::upstream::client::Client;
+use crate::upstream::health::HealthTask;
+use crate::upstream::pool::Pool;
+
+/// Lines about failed requests in one second; what is above is counted in the next line.
+const FAILURES_LOGGED_PER_SECOND: u32 = 10;
+
+/// One configuration, ready to serve.
+pub struct Snapshot {
+    pub version: u64,
+    pub router: Router,
+    pub routes: Vec<Arc<RouteState>>,
+    pub upstreams: HashMap<Arc<str>, Arc<UpstreamState>>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub limits: Limits,
+    pub effective: serde_yaml::Value,
+    pub failures_logged: RateLimited,
+}
+
+/// A route with all that it leads to.
+pub struct RouteState {
+    pub name: Arc<str>,
+    pub config: Route,
+    /// Outermost first.
+    pub filters: Vec<Arc<FilterState>>,
+    pub upstream: Option<Arc<UpstreamState>>,
+    pub metrics: Arc<RouteMetrics>,
+}
+
+impl RouteState {
+    /// Whether any filter here defines `hook`; a hook that nobody defines costs nothing.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.filters.iter().any(|filter| filter.script.has(hook))
+    }
+}
+
+/// An upstream's pool and its series.
+pub struct UpstreamState {
+    pub pool: Arc<Pool>,
+    pub metrics: Arc<UpstreamMetrics>,
+}
+
+/// A compiled filter and its series.
+pub struct FilterState {
+    pub config: filters::Filter,
+    pub script: Arc<Script>,
+    pub metrics: Arc<FilterMetrics>,
+}
+
+impl Snapshot {
+    /// Builds a snapshot beside the one that serves; on any problem nothing has changed.
+    pub fn build(
+        config: Config,
+        file: &Path,
+        metrics: &Metrics,
+        previous: Option<&Snapshot>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut problems = Problems::new(file);
+        let upstreams = build_upstreams(&config, metrics, previous, &mut problems);
+        let filters = build_filters(&config, metrics, &mut problems);
+        let router = build_router(&config, &mut problems);
+        let (Some(router), true) = (router, problems.is_empty()) else {
+            return Err(problems.into_sorted());
+        };
+        let routes = config.routes.into_iter().map(|route| {
+            let upstream = match &route.action {
+                Action::Upstream(index) => upstreams.get(*index).cloned(),
+                Action::Redirect { .. } | Action::Respond { .. } => None,
+            };
+            Arc::new(RouteState {
+                name: route.name.clone(),
+                filters: route.filters.iter().filter_map(|i| filters.get(*i).cloned()).collect(),
+                metrics: metrics.route(&route.name),
+                config: route,
+                upstream,
+            })
+        });
+        Ok(Self {
+            version: previous.map_or(1, |previous| previous.version + 1),
+            router,
+            routes: routes.collect(),
+            upstreams: upstreams.into_iter().map(|u| (u.pool.name().clone(), u)).collect(),
+            trusted_proxies: config.trusted_proxies,
+            limits: config.limits,
+            effective: config.effective,
+            failures_logged: RateLimited::new(FAILURES_LOGGED_PER_SECOND),
+        })
+    }
+}
+
+fn build_upstreams(
+    config: &Config,
+    metrics: &Metrics,
+    previous: Option<&Snapshot>,
+    problems: &mut Problems,
+) -> Vec<Arc<UpstreamState>> {
+    let mut built = Vec::with_capacity(config.upstreams.len());
+    for (upstream, at) in config.upstreams.iter().zip(&config.places.upstreams) {
+        let before = previous.and_then(|p| p.upstreams.get(&upstream.name));
+        match Pool::build(upstream, before.map(|state| &*state.pool)) {
+            Ok(pool) => {
+                let metrics = metrics.upstream(&upstream.name);
+                built.push(Arc::new(UpstreamState { pool: Arc::new(pool), metrics }));
+            }
+            Err(error) => {
+                problems.add(*at, &format!("upstreams.{}", upstream.name), error.what, None);
+            }
+        }
+    }
+    built
+}
+
+fn build_filters(
+    config: &Config,
+    metrics: &Metrics,
+    problems: &mut Problems,
+) -> Vec<Arc<FilterState>> {
+    let mut built = Vec::with_capacity(config.filters.len());
+    for (filter, at) in config.filters.iter().zip(&config.places.filters) {
+        match compile(filter) {
+            Ok(script) => built.push(Arc::new(FilterState {
+                metrics: metrics.filter(&filter.name),
+                script: Arc::new(script),
+                config: filter.clone(),
+            })),
+            Err(diagnostics) => {
+                for diagnostic in diagnostics {
+                    problems.push(script_problem(diagnostic, filter, *at));
+                }
+            }
+        }
+    }
+    built
+}
+
+fn script_problem(diagnostic: Diagnostic, filter: &filters::Filter, at: Pos) -> Problem {
+    let shown = match diagnostic.source_line.trim() {
+        "" => String::new(),
+        line => format!("\n    {line}\n   "),
+    };
+    Problem {
+        file: diagnostic.file,
+        line: if diagnostic.line == 0 { at.line } else { diagnostic.line },
+        column: if diagnostic.line == 0 { at.column } else { diagnostic.column },
+        path: format!("filters.{}", filter.name),
+        message: format!("{}{shown}", diagnostic.message),
+        hint: diagnostic.hint,
+    }
+}
+
+fn build_router(config: &Config, problems: &mut Problems) -> Option<Router> {
+    Router::build(&config.routes)
+        .map_err(|conflicts| {
+            for conflict in conflicts {
+                let index = conflict_index(&conflict);
+                let at = config.places.routes.get(index).copied().unwrap_or_default();
+                problems.add(at, &format!("routes[{index}]"), conflict.to_string(), None);
+            }
+        })
+        .ok()
+}
+
+fn conflict_index(conflict: &Conflict) -> usize {
+    match conflict {
+        Conflict::Tie { second, .. } => *second,
+        Conflict::Unreachable { route, .. } => *route,
+    }
+}
+
+/// What outlives a reload.
+pub struct Shared {
+    pub snapshot: ArcSwap<Snapshot>,
+    pub metrics: Arc<Metrics>,
+    pub access_log: ArcSwapOption<AccessLog>,
+    pub client: Arc<Client>,
+    /// Whether new requests are wanted: false before all listeners serve, and in a drain.
+    pub ready: AtomicBool,
+    /// The checks of the snapshot that serves.
+    pub health: Mutex<Vec<HealthTask>>,
+}
+
+/// Connections that scripts' fetches keep open.
+const FETCH_CONNECTIONS: usize = 256;
+
+impl Shared {
+    pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>, access_log: Option<AccessLog>) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            metrics,
+            access_log: ArcSwapOption::new(access_log.map(Arc::new)),
+            client: Arc::new(Client::new(FETCH_CONNECTIONS)),
+            ready: AtomicBool::new(false),
+            health: Mutex::default(),
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    /// Removes the series of what the current snapshot no longer has.
+    pub fn prune_metrics(&self) {
+        let snapshot = self.snapshot.load();
+        let filters = snapshot.routes.iter().flat_map(|route| &route.filters);
+        self.metrics.retain(&Live {
+            routes: snapshot.routes.iter().map(|route| &*route.name).collect(),
+            upstreams: snapshot.upstreams.keys().map(|name| &**name).collect(),
+            filters: filters.map(|filter| &*filter.config.name).collect::<HashSet<_>>(),
+        });
+    }
+}
