@@ -50,9 +50,8 @@ impl Fault {
     }
 
     pub(super) fn from_error(script: &Script, hook: Hook, error: &EvalAltResult) -> Self {
-        let (source, inner) = innermost(error);
+        let (source, inner, position) = innermost(error);
         let mut fault = Self::new(script, hook, Cause::Error, text_of(inner));
-        let position = inner.position();
         fault.line = position.line().unwrap_or(0);
         fault.column = position.position().unwrap_or(0);
         if let Some(source) = source {
@@ -65,22 +64,24 @@ impl Fault {
     }
 }
 
-/// The error proper, without the calls around it, and the file that it is in.
-fn innermost(error: &EvalAltResult) -> (Option<&str>, &EvalAltResult) {
+/// The error proper, without the calls around it, its file, and the nearest known place.
+fn innermost(error: &EvalAltResult) -> (Option<&str>, &EvalAltResult, Position) {
     let mut source = None;
     let mut at = error;
+    let mut place = Position::NONE;
     loop {
-        match at {
-            EvalAltResult::ErrorInFunctionCall(_, file, inner, _) => {
-                source = if file.is_empty() { source } else { Some(file.as_str()) };
-                at = inner;
-            }
-            EvalAltResult::ErrorInModule(file, inner, _) => {
-                source = if file.is_empty() { source } else { Some(file.as_str()) };
-                at = inner;
-            }
-            _ => return (source, at),
+        if !at.position().is_none() {
+            place = at.position();
         }
+        let (EvalAltResult::ErrorInFunctionCall(_, file, inner, _)
+        | EvalAltResult::ErrorInModule(file, inner, _)) = at
+        else {
+            return (source, at, place);
+        };
+        if !file.is_empty() {
+            source = Some(file.as_str());
+        }
+        at = inner;
     }
 }
 

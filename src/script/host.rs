@@ -73,13 +73,16 @@ impl FetchErrorKind {
     }
 }
 
+/// Level, message and fields of a line that a script logged.
+pub type LogLine = (log::Level, String, Vec<(String, String)>);
+
 /// A host for tests: prepared answers after a delay, and what was asked and logged.
 #[derive(Default)]
 pub struct FakeHost {
     pub answers: Mutex<VecDeque<Result<FetchResponse, FetchError>>>,
     pub delay: Duration,
     pub fetched: Mutex<Vec<FetchRequest>>,
-    pub logged: Mutex<Vec<(log::Level, String, Vec<(String, String)>)>>,
+    pub logged: Mutex<Vec<LogLine>>,
 }
 
 impl FakeHost {

@@ -70,7 +70,8 @@ fn write(
 fn text(value: &Dynamic) -> String {
     let mut text = value.to_string();
     if text.len() > MESSAGE {
-        text.truncate(text.floor_char_boundary(MESSAGE));
+        let end = (0..=MESSAGE).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
     }
     text
 }

@@ -27,10 +27,6 @@ mod url;
 pub use objects::{Objects, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run};
-#[cfg(test)]
-pub use table::Doc;
-#[cfg(test)]
-pub use table::Table;
 
 use std::sync::{Arc, LazyLock};
 

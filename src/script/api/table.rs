@@ -55,10 +55,6 @@ impl Table {
     {
         let path = signature.split('(').next().unwrap_or(signature);
         let (module, name) = match path.split_once("::") {
-            Some((module, name)) if module.starts_with(char::is_lowercase) => {
-                (self.named.entry(module).or_default(), name)
-            }
-            // `Response::html` is in a module of that name.
             Some((module, name)) => (self.named.entry(module).or_default(), name),
             None => (&mut self.global, path.rsplit('.').next().unwrap_or(path)),
         };

@@ -119,7 +119,9 @@ impl Gauge {
 
     /// The slow path of the progress callback: limits, then the slice. True: go on.
     fn look(&self, stack_pointer: usize) -> bool {
-        self.count_operations(registers::fuel());
+        if self.stop.get().is_none() {
+            self.count_operations(registers::fuel());
+        }
         if stack::is_deep(self.stack_top, stack_pointer) {
             self.deep.set(true);
         }
@@ -140,7 +142,8 @@ impl Gauge {
     }
 
     fn limit_hit(&self, ran: Duration, stack_pointer: usize) -> Option<LimitHit> {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let micros =
+            |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         let cpu = self.cpu.get() + ran;
         let memory = usize::try_from(registers::memory()).unwrap_or(0);
         let hit = |kind, used, allowed| Some(LimitHit { kind, used, allowed });

@@ -22,8 +22,6 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 pub use alloc::CountingAlloc;
 pub use gauge::{Stop, progress};
 pub use stack::NoStack;
-#[cfg(test)]
-pub use stack::live;
 
 use super::meter::{Limits, RunFigures};
 use gauge::Gauge;

@@ -116,11 +116,6 @@ pub fn count_bytes(bytes: isize) {
 
 #[cold]
 fn new_peak(cells: &Cells, memory: isize) {
-    // Outside of fibers the count means nothing and only has to stay far from overflow.
-    if cells.gauge.get().is_null() {
-        cells.memory.set(0);
-        return;
-    }
     cells.peak.set(memory);
     if memory > cells.memory_limit.get() {
         cells.fuel.set(0);

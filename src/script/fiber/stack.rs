@@ -135,12 +135,6 @@ pub fn forget() {
     POOL.live.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// Fibers that are alive now.
-#[cfg(test)]
-pub fn live() -> usize {
-    POOL.live.load(Ordering::Relaxed)
-}
-
 /// Whether this address is so deep that the stack is worth trimming.
 pub fn is_deep(top: usize, stack_pointer: usize) -> bool {
     top.saturating_sub(stack_pointer) > 4 * KEEP_RESIDENT
