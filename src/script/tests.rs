@@ -10,6 +10,8 @@ use super::compile::compile_source;
 use super::*;
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 
+mod scratch;
+
 fn filter() -> Filter {
     let secret = Secret::new(b"s3cret".as_slice());
     Filter {

@@ -2,13 +2,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
-use parking_lot::Mutex;
 use rhai::{Array, Dynamic, Map, NativeCallContext};
 
 use super::convert::{bytes_of, to_json};
@@ -20,8 +18,8 @@ use crate::config::filters::{Fetch, Origin};
 use crate::script::exchange::{From as Made, ResponseBody, ResponseDraft};
 use crate::script::host::{BoxFuture, FetchError, FetchRequest, FetchResponse};
 
-type Fetched = Result<FetchResponse, FetchError>;
-type Running = BoxFuture<'static, Fetched>;
+pub type Fetched = Result<FetchResponse, FetchError>;
+pub type Running = BoxFuture<'static, Fetched>;
 
 /// Fetches in one `fetch_all`.
 const MOST_AT_ONCE: usize = 64;
@@ -31,26 +29,22 @@ pub fn area(table: &mut Table) {
     table
         .function(
             "fetch(url, options)",
-            "Fetches and waits. Options: method, headers, body, json, form, timeout (seconds).",
+            "Fetches and waits. Options: method, headers, body, json, form, timeout (seconds). \
+             `fetch.max` counts all hooks of one request.",
             |c: NativeCallContext, url: &str, options: Map| fetch(&c, url, &options),
         )
         .overload("fetch(url)", |c: NativeCallContext, url: &str| fetch(&c, url, &Map::new()))
+        .example(r#"fetch("http://api/who", #{ method: "POST", json: #{ a: 1 } }).status == 200"#)
         .function(
             "fetch_all(requests)",
             "Fetches at the same time; each is a URL or a map with `url`. A failure is a map with `.error`.",
             |c: NativeCallContext, requests: Array| fetch_all(&c, requests),
         )
-        .function(
-            "fetch_start(url, options)",
-            "Starts a fetch and goes on; it proceeds while the script waits for anything of it.",
-            |c: NativeCallContext, url: &str, options: Map| Pending::start(&c, url, &options),
-        )
-        .overload("fetch_start(url)", |c: NativeCallContext, url: &str| {
-            Pending::start(&c, url, &Map::new())
-        })
-        .function("pending.wait()", "The response, once it is there.", Pending::wait)
-        .get("pending.done", "Whether it has ended.", |p: &mut Pending| p.done())
-        .function("pending.cancel()", "Drops it.", |p: &mut Pending| *p.0.lock() = Slot::Cancelled);
+        .example(
+            r#"let all = fetch_all(["http://api/a", #{ url: "http://api/b", method: "HEAD" }]);
+  all[0].ok && all[1].ok"#,
+        );
+    super::pending::area(table);
 }
 
 fn fetch(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Response> {
@@ -58,11 +52,11 @@ fn fetch(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Respo
     wait(running)?.map(response).map_err(|error| raised(&error))
 }
 
-fn raised(error: &FetchError) -> super::Raised {
+pub fn raised(error: &FetchError) -> super::Raised {
     fail(error.kind.name(), error.message.clone())
 }
 
-fn response(fetched: FetchResponse) -> Response {
+pub fn response(fetched: FetchResponse) -> Response {
     Response::new(ResponseDraft {
         status: fetched.status,
         headers: fetched.headers,
@@ -72,13 +66,13 @@ fn response(fetched: FetchResponse) -> Response {
 }
 
 /// Checks the grants, then asks the host.
-fn begin(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Running> {
+pub fn begin(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Running> {
     let state = State::of(context)?;
     let host = state.host()?.clone();
     let grant = &state.facts().fetch;
     let request = request_of(grant, url, options)?;
     if !state.take_fetch() {
-        return Err(fail("limit", format!("one run starts at most {} fetches", grant.max)));
+        return Err(fail("limit", format!("this filter may start {} fetches for one request", grant.max)));
     }
     let timeout = request.timeout;
     let running = host.fetch(request);
@@ -157,7 +151,7 @@ pub fn seconds(value: &Dynamic) -> Outcome<Duration> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-fn granted(grant: &Fetch, url: &str) -> Outcome<Uri> {
+pub fn granted(grant: &Fetch, url: &str) -> Outcome<Uri> {
     let bad = || invalid(format!("\"{url}\" is not an absolute http or https URL"));
     let uri: Uri = url.parse().map_err(|_| bad())?;
     let origin = origin_of(&uri).ok_or_else(bad)?;
@@ -211,7 +205,7 @@ fn entry(slot: Slot) -> Dynamic {
         Slot::Done(Ok(fetched)) => return Dynamic::from(response(fetched)),
         Slot::Done(Err(error)) => raised(&error),
         Slot::Refused(error) => error,
-        Slot::Running(_) | Slot::Cancelled => fail("unavailable", "cancelled"),
+        Slot::Running(_) => fail("unavailable", "cancelled"),
     };
     let error = match *error {
         rhai::EvalAltResult::ErrorRuntime(value, _) => value,
@@ -224,7 +218,6 @@ enum Slot {
     Running(Running),
     Done(Fetched),
     Refused(super::Raised),
-    Cancelled,
 }
 
 impl Slot {
@@ -251,38 +244,5 @@ impl Future for AllDone {
             all &= slot.poll(cx);
         }
         if all { Poll::Ready(std::mem::take(&mut self.0)) } else { Poll::Pending }
-    }
-}
-
-/// A fetch that runs beside the script.
-#[derive(Clone)]
-pub struct Pending(Arc<Mutex<Slot>>);
-
-impl Pending {
-    fn start(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Self> {
-        let mut slot = Slot::Running(begin(context, url, options)?);
-        // Polled once, so that the request is on its way; the waker is that of the next wait.
-        let first = std::future::poll_fn(move |cx| {
-            slot.poll(cx);
-            Poll::Ready(std::mem::replace(&mut slot, Slot::Cancelled))
-        });
-        Ok(Self(Arc::new(Mutex::new(wait(first)?))))
-    }
-
-    fn wait(&mut self) -> Outcome<Response> {
-        let slot = self.0.clone();
-        wait(std::future::poll_fn(move |cx| {
-            if slot.lock().poll(cx) { Poll::Ready(()) } else { Poll::Pending }
-        }))?;
-        match &*self.0.lock() {
-            Slot::Done(fetched) => fetched.clone().map(response).map_err(|e| raised(&e)),
-            Slot::Refused(_) | Slot::Running(_) | Slot::Cancelled => {
-                Err(fail("unavailable", "this fetch was cancelled"))
-            }
-        }
-    }
-
-    fn done(&mut self) -> bool {
-        !matches!(&*self.0.lock(), Slot::Running(_))
     }
 }

@@ -1,5 +1,6 @@
 //! What scripts can call: one table, from which engine, reference and example tests are made.
 
+mod body;
 mod client;
 mod convert;
 mod cookies;
@@ -11,6 +12,7 @@ mod headers;
 mod json;
 mod logging;
 mod objects;
+mod pending;
 mod query;
 mod random;
 mod reference;
@@ -24,6 +26,7 @@ mod text;
 mod time;
 mod url;
 
+pub use fetch::granted;
 pub use objects::{Objects, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run};
@@ -76,18 +79,19 @@ struct Modules {
     global: SharedModule,
     named: Vec<(&'static str, SharedModule)>,
     docs: Vec<table::Doc>,
+    settable: Vec<&'static str>,
 }
 
 // Built once: functions without state, shared by all engines.
 static MODULES: LazyLock<Modules> = LazyLock::new(|| {
-    let table::Table { global, named, docs, .. } = table();
+    let table::Table { global, named, docs, settable, .. } = table();
     let indexed = |mut module: Module| -> SharedModule {
         // Else each engine would copy the module to index it.
         module.build_index();
         module.into()
     };
     let named = named.into_iter().map(|(name, module)| (name, indexed(module))).collect();
-    Modules { global: global.into(), named, docs }
+    Modules { global: global.into(), named, docs, settable }
 });
 
 /// Gives an engine the whole API.
@@ -101,4 +105,9 @@ pub fn register(engine: &mut Engine) {
 /// Everything documented, for the reference and the test of examples.
 pub fn docs() -> &'static [table::Doc] {
     &MODULES.docs
+}
+
+/// Properties that can be set, as `req.path`.
+pub fn settable() -> &'static [&'static str] {
+    &MODULES.settable
 }

@@ -15,6 +15,9 @@ pub fn reference() -> String {
             text.push_str(&format!("\n## {area}\n\n"));
         }
         text.push_str(&format!("- `{}`: {}\n", doc.signature, doc.text));
+        for overload in &doc.overloads {
+            text.push_str(&format!("  also `{overload}`\n"));
+        }
         if let Some(example) = doc.example {
             text.push_str(&format!("  `{example}`\n"));
         }

@@ -12,6 +12,17 @@ pub struct Doc {
     pub text: &'static str,
     /// A script that evaluates to true; run as a test.
     pub example: Option<&'static str>,
+    /// Further ways to write it.
+    pub overloads: Vec<&'static str>,
+}
+
+impl Doc {
+    /// `req` of `req.path`, when this is a property that can be read.
+    pub fn property(&self) -> Option<(&'static str, &'static str)> {
+        let (object, name) = self.signature.split_once('.')?;
+        let plain = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        (plain(object) && plain(name)).then_some((object, name))
+    }
 }
 
 #[derive(Default)]
@@ -19,6 +30,8 @@ pub struct Table {
     pub global: Module,
     pub named: BTreeMap<&'static str, Module>,
     pub docs: Vec<Doc>,
+    /// Properties that can be set, as `req.path`.
+    pub settable: Vec<&'static str>,
     area: &'static str,
 }
 
@@ -39,12 +52,34 @@ impl Table {
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
     {
-        self.docs.push(Doc { area: self.area, signature, text, example: None });
-        self.overload(signature, function)
+        self.document(signature, text);
+        self.register(signature, function)
     }
 
-    /// A further form of a documented function.
+    /// A further form of the function documented before; listed if it is written differently.
     pub fn overload<A: 'static, const N: usize, const X: bool, R, const F: bool, T>(
+        &mut self,
+        signature: &'static str,
+        function: T,
+    ) -> &mut Self
+    where
+        R: rhai::Variant + Clone,
+        T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
+    {
+        if let Some(doc) = self.docs.last_mut() {
+            if doc.signature != signature && !doc.overloads.contains(&signature) {
+                doc.overloads.push(signature);
+            }
+        }
+        self.register(signature, function)
+    }
+
+    fn document(&mut self, signature: &'static str, text: &'static str) {
+        let doc = Doc { area: self.area, signature, text, example: None, overloads: Vec::new() };
+        self.docs.push(doc);
+    }
+
+    fn register<A: 'static, const N: usize, const X: bool, R, const F: bool, T>(
         &mut self,
         signature: &'static str,
         function: T,
@@ -74,7 +109,7 @@ impl Table {
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, 1, X, R, F> + Send + Sync + 'static,
     {
-        self.docs.push(Doc { area: self.area, signature, text, example: None });
+        self.document(signature, text);
         let name = signature.rsplit('.').next().unwrap_or(signature);
         FuncRegistration::new_getter(name)
             .with_purity(true)
@@ -82,16 +117,20 @@ impl Table {
         self
     }
 
-    /// The setter of a documented property.
+    /// The setter of a documented property, by the same signature.
     pub fn set<A: 'static, const X: bool, R, const F: bool, T>(
         &mut self,
-        name: &'static str,
+        signature: &'static str,
         setter: T,
     ) -> &mut Self
     where
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, 2, X, R, F> + Send + Sync + 'static,
     {
+        if !self.settable.contains(&signature) {
+            self.settable.push(signature);
+        }
+        let name = signature.rsplit('.').next().unwrap_or(signature);
         FuncRegistration::new_setter(name).set_into_module(&mut self.global, setter);
         self
     }
@@ -106,7 +145,7 @@ impl Table {
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, 2, X, R, F> + Send + Sync + 'static,
     {
-        self.docs.push(Doc { area: self.area, signature, text, example: None });
+        self.document(signature, text);
         FuncRegistration::new_index_getter()
             .with_purity(true)
             .set_into_module(&mut self.global, getter);
