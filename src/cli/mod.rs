@@ -1,9 +1,12 @@
 //! Arguments to commands; one file per command.
 
 mod check;
+mod demo;
+mod demo_origin;
 mod docs;
 mod run;
 mod show;
+mod test;
 
 use std::process::ExitCode;
 
@@ -23,6 +26,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 the configuration, a script or t
 enum Command {
     /// Serve a configuration, or one upstream without any
     Run(run::Run),
+    /// Serve a demonstration with origins of its own, and print what to try
+    Demo(demo::Demo),
     /// Report every problem of a configuration
     Check(check::Check),
     /// Print the effective configuration, with defaults
@@ -31,6 +36,8 @@ enum Command {
     Routes(show::Routes),
     /// Have the running server reload its configuration
     Reload(show::ReloadCommand),
+    /// Run the tests beside filters
+    Test(test::Test),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Write the generated references into a folder
@@ -42,10 +49,12 @@ enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(run) => run.run(),
+        Command::Demo(demo) => demo.run(),
         Command::Check(check) => check.run(),
         Command::Config(effective) => effective.run(),
         Command::Routes(routes) => routes.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Test(test) => test.run(),
         Command::Schema => {
             println!("{:#}", crate::config::reference::json_schema());
             ExitCode::SUCCESS

@@ -125,7 +125,8 @@ pub fn serve(
     }
 }
 
-fn announce(addresses: &[(String, SocketAddr)]) {
+/// Log lines that say where each listener is.
+pub fn announce(addresses: &[(String, SocketAddr)]) {
     for (name, address) in addresses {
         log::info!("listening: {name} on {address}");
     }

@@ -60,6 +60,24 @@ pub struct Origin {
     pub port: u16,
 }
 
+impl Origin {
+    /// `http://host`, `https://host:port`; nothing beside scheme, host and port.
+    pub fn parse(text: &str) -> Option<Self> {
+        let uri: http::Uri = text.parse().ok()?;
+        let tls = match uri.scheme_str()? {
+            "http" => false,
+            "https" => true,
+            _ => return None,
+        };
+        let authority = uri.authority()?;
+        if authority.as_str().contains('@') || uri.path() != "/" || uri.query().is_some() {
+            return None;
+        }
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Some(Self { tls, host: authority.host().to_ascii_lowercase(), port })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterLimits {
     pub cpu: Duration,
@@ -219,26 +237,11 @@ fn without_line_break(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 fn resolve_origin(raw: &At<String>, problems: &mut Problems) -> Option<Origin> {
-    let origin = parse_origin(&raw.value);
+    let origin = Origin::parse(&raw.value);
     if origin.is_none() {
         let message = format!("\"{}\" is not an origin", raw.value);
         let hint = "write http://host, https://host or http://host:port, without a path";
         raw.problem(problems, message, Some(hint.into()));
     }
     origin
-}
-
-fn parse_origin(text: &str) -> Option<Origin> {
-    let uri: http::Uri = text.parse().ok()?;
-    let tls = match uri.scheme_str()? {
-        "http" => false,
-        "https" => true,
-        _ => return None,
-    };
-    let authority = uri.authority()?;
-    if authority.as_str().contains('@') || uri.path() != "/" || uri.query().is_some() {
-        return None;
-    }
-    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    Some(Origin { tls, host: authority.host().to_ascii_lowercase(), port })
 }

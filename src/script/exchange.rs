@@ -1,11 +1,12 @@
 //! What a hook works on: plain types, made by the proxy and taken back from the script.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 /// One request and what became of it.
 #[derive(Debug, Clone)]
@@ -112,16 +113,38 @@ pub struct ErrorInfo {
 /// What a filter keeps from one hook of a request to the next; plain data. Copies share it, so
 /// the proxy keeps one per filter nest and puts it into each of the request's exchanges.
 #[derive(Debug, Clone, Default)]
-pub struct Ctx(pub(super) Arc<Mutex<serde_json::Map<String, serde_json::Value>>>);
+pub struct Ctx(Arc<OfRequest>);
+
+type Data = serde_json::Map<String, serde_json::Value>;
+
+#[derive(Debug, Default)]
+struct OfRequest {
+    data: Mutex<Data>,
+    /// Fetches that each filter has started for this request.
+    fetches: Mutex<BTreeMap<Arc<str>, u32>>,
+}
 
 impl Ctx {
-    /// A copy that shares nothing, for the rollback.
-    pub(super) fn snapshot(&self) -> serde_json::Map<String, serde_json::Value> {
-        self.0.lock().clone()
+    /// The data, locked: not to be held across a wait.
+    pub(super) fn data(&self) -> MutexGuard<'_, Data> {
+        self.0.data.lock()
     }
 
-    pub(super) fn restore(&self, to: serde_json::Map<String, serde_json::Value>) {
-        *self.0.lock() = to;
+    /// Counts one fetch of a filter; false when it may start no more.
+    pub(super) fn take_fetch(&self, filter: &Arc<str>, most: u32) -> bool {
+        let mut fetches = self.0.fetches.lock();
+        let started = fetches.entry(filter.clone()).or_default();
+        *started = started.saturating_add(1);
+        *started <= most
+    }
+
+    /// A copy that shares nothing, for the rollback.
+    pub(super) fn snapshot(&self) -> Data {
+        self.data().clone()
+    }
+
+    pub(super) fn restore(&self, to: Data) {
+        *self.data() = to;
     }
 }
 

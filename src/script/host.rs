@@ -59,6 +59,17 @@ pub enum FetchErrorKind {
 }
 
 impl FetchErrorKind {
+    pub const ALL: [Self; 8] = [
+        Self::Denied,
+        Self::Limit,
+        Self::Timeout,
+        Self::Connect,
+        Self::Status,
+        Self::TooLarge,
+        Self::Invalid,
+        Self::Unavailable,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Denied => "denied",

@@ -8,6 +8,7 @@ mod diagnostic;
 mod exchange;
 mod fault;
 mod fiber;
+mod harness;
 mod hooks;
 mod host;
 mod imports;
@@ -26,6 +27,7 @@ pub use exchange::{
 };
 pub use fault::{Cause, Fault};
 pub use fiber::CountingAlloc;
+pub use harness::{Tested, test_file};
 pub use hooks::Hook;
 pub use host::{
     BoxFuture, FakeHost, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host,

@@ -97,8 +97,8 @@ fn invoke(
     objects: Objects,
     host: Arc<dyn Host>,
 ) -> (Outcome, Exchange) {
-    let options =
-        CallFnOptions::new().eval_ast(false).with_tag(api::tag_for_run(&script.facts, host));
+    let tag = api::tag_for_run(&script.facts, host, objects.ctx());
+    let options = CallFnOptions::new().eval_ast(false).with_tag(tag);
     let arguments = hook.arguments(&objects);
     let called: Called = script.engine.call_fn_with_options(
         options,

@@ -3,6 +3,7 @@
 use http::{HeaderValue, header};
 use rhai::{Array, Dynamic, Map};
 
+use super::convert::scalar_text;
 use super::objects::{Request, Response};
 use super::table::Table;
 use super::{Outcome, invalid};
@@ -75,40 +76,63 @@ fn set(cookies: &mut Cookies, name: &str, value: Dynamic) -> Outcome<()> {
 fn check(name: &str, value: &str) -> Outcome<()> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let octet = |b: u8| b.is_ascii_graphic() && !b"\",;\\".contains(&b);
-    if name.is_empty() || !name.bytes().all(token) || !value.bytes().all(octet) {
-        return Err(invalid(format!("\"{name}\" has a name or value that no cookie can have")));
+    if name.is_empty() || !name.bytes().all(token) {
+        return Err(invalid(format!("\"{}\" is not a cookie's name", name.escape_default())));
+    }
+    if let Some(bad) = value.chars().find(|c| !c.is_ascii() || !octet(*c as u8)) {
+        let message = format!("the value of cookie {name} has {bad:?}, which no cookie can have");
+        return Err(invalid(message));
     }
     Ok(())
+}
+
+/// An attribute's text, which must not start another attribute or another cookie.
+fn attribute(cookie: &str, option: &str, value: &Dynamic) -> Outcome<String> {
+    let text = scalar_text(value)?;
+    let bad = |c: &char| !c.is_ascii() || c.is_ascii_control() || matches!(c, ';' | ',');
+    if let Some(bad) = text.chars().find(bad) {
+        let message = format!("the {option} of cookie {cookie} has {bad:?}, which it cannot have");
+        return Err(invalid(message));
+    }
+    Ok(text)
 }
 
 /// Adds a Set-Cookie; what the options leave out is the safe choice.
 pub fn set_cookie(response: &Response, name: &str, value: &str, options: &Map) -> Outcome<()> {
     check(name, value)?;
     let mut line = format!("{name}={value}");
-    let flag = |name: &str, default: bool| match options.get(name) {
-        Some(value) => value.as_bool().map_err(|_| invalid(format!("{name} is true or false"))),
-        None => Ok(default),
-    };
+    let (mut path, mut same_site) = ("/".to_owned(), "Lax");
+    let (mut secure, mut http_only) = (true, true);
     for (option, value) in options {
+        let flag = || value.as_bool().map_err(|_| invalid(format!("{option} is true or false")));
         match option.as_str() {
-            "domain" => line.push_str(&format!("; Domain={value}")),
-            "max_age" => line.push_str(&format!("; Max-Age={value}")),
-            "path" | "same_site" | "secure" | "http_only" => {}
+            "domain" => line.push_str(&format!("; Domain={}", attribute(name, option, value)?)),
+            "max_age" => {
+                let seconds = value.as_int();
+                let seconds = seconds.map_err(|_| invalid("max_age is whole seconds"))?;
+                line.push_str(&format!("; Max-Age={seconds}"));
+            }
+            "path" => path = attribute(name, option, value)?,
+            "same_site" => same_site = site(&attribute(name, option, value)?)?,
+            "secure" => secure = flag()?,
+            "http_only" => http_only = flag()?,
             _ => return Err(invalid(format!("a cookie has no option {option}"))),
         }
     }
-    let text = |name: &str, default: &str| {
-        options.get(name).map_or(default.to_owned(), ToString::to_string)
-    };
-    line.push_str(&format!("; Path={}; SameSite={}", text("path", "/"), text("same_site", "Lax")));
-    if flag("secure", true)? {
+    line.push_str(&format!("; Path={path}; SameSite={same_site}"));
+    if secure {
         line.push_str("; Secure");
     }
-    if flag("http_only", true)? {
+    if http_only {
         line.push_str("; HttpOnly");
     }
     let value = HeaderValue::from_str(&line);
     let value = value.map_err(|_| invalid("a cookie has no control characters"))?;
     response.0.write(|draft| draft.headers.append(header::SET_COOKIE, value));
     Ok(())
+}
+
+fn site(text: &str) -> Outcome<&'static str> {
+    let known = ["Strict", "Lax", "None"].into_iter().find(|site| site.eq_ignore_ascii_case(text));
+    known.ok_or_else(|| invalid("same_site is Strict, Lax or None"))
 }

@@ -20,20 +20,20 @@ pub fn area(table: &mut Table) {
         .index_get("ctx[name]", "Plain data set by an earlier hook, or `()`; also `ctx.name`.", get)
         .index_set(set)
         .function("ctx.contains(name)", "Whether it is set.", |c: &mut CtxHandle, name: &str| {
-            c.0.0.lock().contains_key(name)
+            c.0.data().contains_key(name)
         })
         .function("ctx.to_map()", "A copy as a map.", |c: &mut CtxHandle| -> Map {
-            c.0.0.lock().iter().map(|(k, v)| (k.as_str().into(), from_json(v))).collect()
+            c.0.data().iter().map(|(k, v)| (k.as_str().into(), from_json(v))).collect()
         });
 }
 
 fn get(ctx: &mut CtxHandle, name: &str) -> Dynamic {
-    ctx.0.0.lock().get(name).map_or(Dynamic::UNIT, from_json)
+    ctx.0.data().get(name).map_or(Dynamic::UNIT, from_json)
 }
 
 fn set(ctx: &mut CtxHandle, name: &str, value: Dynamic) -> Outcome<()> {
     let value = to_json(&value)?;
-    let mut map = ctx.0.0.lock();
+    let mut map = ctx.0.data();
     if value == Value::Null {
         map.remove(name);
     } else if map.len() >= MOST && !map.contains_key(name) {

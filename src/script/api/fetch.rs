@@ -72,7 +72,10 @@ pub fn begin(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<R
     let grant = &state.facts().fetch;
     let request = request_of(grant, url, options)?;
     if !state.take_fetch() {
-        return Err(fail("limit", format!("this filter may start {} fetches for one request", grant.max)));
+        return Err(fail(
+            "limit",
+            format!("this filter may start {} fetches for one request", grant.max),
+        ));
     }
     let timeout = request.timeout;
     let running = host.fetch(request);

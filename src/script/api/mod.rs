@@ -2,7 +2,7 @@
 
 mod body;
 mod client;
-mod convert;
+pub(super) mod convert;
 mod cookies;
 mod ctx;
 mod encoding;
@@ -11,6 +11,7 @@ mod hashing;
 mod headers;
 mod json;
 mod logging;
+mod negotiate;
 mod objects;
 mod pending;
 mod query;
@@ -57,6 +58,7 @@ fn table() -> table::Table {
     request::area(&mut table);
     response::area(&mut table);
     headers::area(&mut table);
+    body::area(&mut table);
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);

@@ -9,7 +9,9 @@ use rhai::{Dynamic, Map};
 
 use super::convert::{bytes_of, scalar_text, to_json};
 use super::{Outcome, invalid};
-use crate::script::exchange::{ErrorInfo, Exchange, RequestDraft, ResponseBody, ResponseDraft};
+use crate::script::exchange::{
+    Ctx, ErrorInfo, Exchange, RequestDraft, ResponseBody, ResponseDraft,
+};
 
 /// A value that handles share; copied at the first edit, so that a rollback costs nothing.
 pub struct Draft<T>(Arc<Mutex<Arc<T>>>);
@@ -130,10 +132,12 @@ pub fn header_name(name: &str) -> Outcome<HeaderName> {
     parsed.map_err(|_| invalid(format!("\"{name}\" is not a header's name")))
 }
 
-pub fn header_value(value: &Dynamic) -> Outcome<HeaderValue> {
-    let text = scalar_text(value)?;
-    HeaderValue::from_bytes(text.as_bytes())
-        .map_err(|_| invalid("a header's value has no line breaks or control characters"))
+/// A scalar or bytes as the value of `name`.
+pub fn header_value(name: &HeaderName, value: &Dynamic) -> Outcome<HeaderValue> {
+    let bytes = if value.is_blob() { bytes_of(value)? } else { scalar_text(value)?.into_bytes() };
+    HeaderValue::from_bytes(&bytes).map_err(|_| {
+        invalid(format!("the value of header {name} has a line break or another control character"))
+    })
 }
 
 /// The name, when a script may set it: framing is the proxy's own.
@@ -148,7 +152,8 @@ pub fn settable_name(name: &str) -> Outcome<HeaderName> {
 }
 
 fn fail_denied(name: &HeaderName) -> super::Raised {
-    super::fail("denied", format!("{name} is set by the proxy itself"))
+    let message = format!("{name} is set by the proxy itself, from the body and the connection");
+    super::fail("denied", message)
 }
 
 /// Sets a header to a scalar, to each item of an array, or removes it for `()`.
@@ -159,14 +164,31 @@ pub fn set_header(headers: &mut HeaderMap, name: &str, value: &Dynamic) -> Outco
         return Ok(());
     }
     if let Some(items) = value.read_lock::<rhai::Array>() {
-        let values = items.iter().map(header_value).collect::<Outcome<Vec<_>>>()?;
+        let values =
+            items.iter().map(|item| header_value(&name, item)).collect::<Outcome<Vec<_>>>()?;
         headers.remove(&name);
         for value in values {
             headers.append(&name, value);
         }
         return Ok(());
     }
-    headers.insert(name, header_value(value)?);
+    let value = header_value(&name, value)?;
+    headers.insert(name, value);
+    Ok(())
+}
+
+/// Sets the host in both of its places: what is routed by, and the header.
+pub fn set_host(draft: &mut RequestDraft, host: &str) -> Outcome<()> {
+    let bad = || invalid(format!("\"{host}\" is not a host"));
+    let authority: http::uri::Authority = host.parse().map_err(|_| bad())?;
+    if authority.as_str().contains('@') {
+        return Err(bad());
+    }
+    // In HTTP/2 there may be no such header; the proxy adds it where the origin needs it.
+    if draft.headers.contains_key(http::header::HOST) {
+        draft.headers.insert(http::header::HOST, HeaderValue::from_str(host).map_err(|_| bad())?);
+    }
+    draft.host = host.to_owned();
     Ok(())
 }
 
@@ -202,6 +224,10 @@ impl Objects {
             response: self.response.map(Response::into_draft),
             error: self.error,
         }
+    }
+
+    pub fn ctx(&self) -> Ctx {
+        self.request.0.read(|draft| draft.ctx.clone())
     }
 
     pub fn is_own_response(&self, response: &Response) -> bool {

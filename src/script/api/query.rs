@@ -3,13 +3,45 @@
 use percent_encoding::percent_decode_str;
 use rhai::{Array, Dynamic, Map};
 
-use super::Outcome;
 use super::convert::scalar_text;
 use super::objects::Request;
 use super::table::Table;
+use super::url::Url;
+use super::{Outcome, invalid};
 
+/// Of a request, or of a URL that a script has parsed.
 #[derive(Clone)]
-pub struct Query(pub Request);
+pub enum Query {
+    Request(Request),
+    Url(Url),
+}
+
+impl Query {
+    fn read(&self) -> String {
+        let text = match self {
+            Self::Request(request) => request.0.read(|draft| draft.query.clone()),
+            Self::Url(url) => url.query(),
+        };
+        text.unwrap_or_default()
+    }
+
+    fn write(&self, query: Option<String>) {
+        match self {
+            Self::Request(request) => request.0.write(|draft| draft.query = query),
+            Self::Url(url) => url.set_query(query),
+        }
+    }
+}
+
+/// A whole query, still encoded; an empty one is none.
+pub fn set_query(place: &mut Option<String>, query: &str) -> Outcome<()> {
+    let query = query.strip_prefix('?').unwrap_or(query);
+    if !query.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return Err(invalid(format!("\"{query}\" is not an encoded query")));
+    }
+    *place = (!query.is_empty()).then(|| query.to_owned());
+    Ok(())
+}
 
 pub fn area(table: &mut Table) {
     table.area("Query");
@@ -57,9 +89,7 @@ pub fn area(table: &mut Table) {
                 pairs(q).into_iter().rev().map(|(k, v)| (k.into(), v.into())).collect()
             },
         )
-        .function("query.to_string()", "As it will be sent.", |q: &mut Query| {
-            q.0.0.read(|draft| draft.query.clone().unwrap_or_default())
-        });
+        .function("query.to_string()", "As it will be sent.", |q: &mut Query| q.read());
 }
 
 fn decoded(part: &str) -> (String, String) {
@@ -70,20 +100,15 @@ fn decoded(part: &str) -> (String, String) {
 }
 
 fn pairs(query: &Query) -> Vec<(String, String)> {
-    query.0.0.read(|draft| {
-        let text = draft.query.as_deref().unwrap_or_default();
-        text.split('&').filter(|part| !part.is_empty()).map(decoded).collect()
-    })
+    query.read().split('&').filter(|part| !part.is_empty()).map(decoded).collect()
 }
 
 fn edit(query: &Query, edit: impl FnOnce(&mut Vec<String>)) {
-    query.0.0.write(|draft| {
-        let text = draft.query.take().unwrap_or_default();
-        let parts = text.split('&').filter(|part| !part.is_empty());
-        let mut parts: Vec<String> = parts.map(str::to_owned).collect();
-        edit(&mut parts);
-        draft.query = (!parts.is_empty()).then(|| parts.join("&"));
-    });
+    let text = query.read();
+    let parts = text.split('&').filter(|part| !part.is_empty());
+    let mut parts: Vec<String> = parts.map(str::to_owned).collect();
+    edit(&mut parts);
+    query.write((!parts.is_empty()).then(|| parts.join("&")));
 }
 
 fn encoded(name: &str, value: &Dynamic) -> Outcome<String> {

@@ -4,18 +4,17 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use rhai::{Dynamic, Map};
 
-use super::convert::{bytes_of, to_json};
+use super::convert::to_json;
 use super::cookies::set_cookie;
 use super::objects::{Headers, Response, headers_of, set_body, status_of};
 use super::table::Table;
-use super::{Outcome, fail, invalid};
-use crate::script::exchange::{ErrorInfo, ResponseBody, ResponseDraft};
+use super::{Outcome, invalid};
+use crate::script::exchange::{ErrorInfo, ResponseDraft};
 
 pub fn area(table: &mut Table) {
     table.area("Response");
     constructors(table);
     properties(table);
-    body(table);
     table.area("Error");
     table
         .get("err.kind", "What went wrong, as a word.", |e: &mut ErrorInfo| e.kind.clone())
@@ -88,7 +87,7 @@ fn properties(table: &mut Table) {
         .get("res.status", "The status; can be set.", |r: &mut Response| {
             r.0.read(|d| i64::from(d.status.as_u16()))
         })
-        .set("status", |r: &mut Response, status: i64| -> Outcome<()> {
+        .set("res.status", |r: &mut Response, status: i64| -> Outcome<()> {
             let status = status_of(status)?;
             r.0.write(|d| d.status = status);
             Ok(())
@@ -118,48 +117,5 @@ fn is_type(response: &mut Response, wanted: &str) -> bool {
         let text = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         kind.rsplit(['/', '+']).next() == Some(wanted) || kind == format!("application/x{wanted}")
-    })
-}
-
-fn body(table: &mut Table) {
-    table
-        .function(
-            "res.text()",
-            "The body as text; not of a body that streams through.",
-            |r: &mut Response| {
-                Ok::<_, super::Raised>(String::from_utf8_lossy(&bytes(r)?).into_owned())
-            },
-        )
-        .function("res.bytes()", "The body as bytes.", |r: &mut Response| {
-            Ok::<_, super::Raised>(Dynamic::from_blob(bytes(r)?.to_vec()))
-        })
-        .function("res.json()", "The body parsed as JSON.", |r: &mut Response| {
-            super::json::parse(&String::from_utf8_lossy(&bytes(r)?))
-        })
-        .set("body", |r: &mut Response, body: Dynamic| r.0.write(|d| set_body(d, &body)))
-        .function("res.set_text(text)", "Replaces the body.", |r: &mut Response, text: &str| {
-            r.0.write(|d| set_body(d, &text.into()))
-        })
-        .function("res.set_json(value)", "Replaces the body.", |r: &mut Response, v: Dynamic| {
-            let text = to_json(&v)?.to_string();
-            r.0.write(|d| {
-                let json = HeaderValue::from_static("application/json");
-                d.headers.insert(header::CONTENT_TYPE, json);
-                set_body(d, &text.into())
-            })
-        })
-        .function("res.set_bytes(bytes)", "Replaces the body.", |r: &mut Response, v: Dynamic| {
-            let bytes = bytes_of(&v)?;
-            r.0.write(|d| d.body = ResponseBody::Replaced(bytes.into()));
-            Ok::<_, super::Raised>(())
-        });
-}
-
-fn bytes(response: &mut Response) -> Outcome<Bytes> {
-    response.0.read(|draft| match &draft.body {
-        ResponseBody::Replaced(bytes) => Ok(bytes.clone()),
-        ResponseBody::Untouched => {
-            Err(fail("unavailable", "this body streams through and cannot be read"))
-        }
     })
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
 use super::{Outcome, fail};
 use crate::config::filters::{Fetch, Filter, Secret};
+use crate::script::exchange::Ctx;
 use crate::script::fiber::{self, CannotWait};
 use crate::script::host::Host;
 
@@ -38,20 +38,19 @@ pub struct State(Arc<Inner>);
 struct Inner {
     facts: Arc<Facts>,
     /// None while the script is loaded.
-    host: Option<Arc<dyn Host>>,
-    fetches: AtomicU32,
+    run: Option<(Arc<dyn Host>, Ctx)>,
 }
 
 pub fn tag_for_load(facts: &Arc<Facts>) -> Dynamic {
     tag(facts, None)
 }
 
-pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>) -> Dynamic {
-    tag(facts, Some(host))
+pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>, ctx: Ctx) -> Dynamic {
+    tag(facts, Some((host, ctx)))
 }
 
-fn tag(facts: &Arc<Facts>, host: Option<Arc<dyn Host>>) -> Dynamic {
-    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), host, fetches: AtomicU32::new(0) })))
+fn tag(facts: &Arc<Facts>, run: Option<(Arc<dyn Host>, Ctx)>) -> Dynamic {
+    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run })))
 }
 
 impl State {
@@ -66,12 +65,14 @@ impl State {
 
     pub fn host(&self) -> Outcome<&Arc<dyn Host>> {
         let no_host = || fail("unavailable", "not possible while the script is loaded");
-        self.0.host.as_ref().ok_or_else(no_host)
+        self.0.run.as_ref().map(|(host, _)| host).ok_or_else(no_host)
     }
 
-    /// Counts one fetch; false when the grant is used up.
+    /// Counts one fetch, over all hooks of a request; false when the grant is used up.
     pub fn take_fetch(&self) -> bool {
-        self.0.fetches.fetch_add(1, Ordering::Relaxed) < self.0.facts.fetch.max
+        let facts = &self.0.facts;
+        let run = self.0.run.as_ref();
+        run.is_some_and(|(_, ctx)| ctx.take_fetch(&facts.name, facts.fetch.max))
     }
 }
 
