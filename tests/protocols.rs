@@ -107,7 +107,9 @@ fn old_versions_of_tls_are_refused() {
     let old = ["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"];
     let site = one_certificate("");
     let ran = s_client(&site, &old, "");
-    assert!(ran.err.contains("alert protocol version"), "TLS 1.1: {}", ran.all());
+    let refused =
+        ran.code != 0 && ran.err.contains("alert") && ran.out.contains("Cipher is (NONE)");
+    assert!(refused, "TLS 1.1: {}", ran.all());
     let ran = s_client(&site, &["-tls1_2"], "");
     assert!(ran.out.contains("Verify return code: 0 (ok)"), "TLS 1.2: {}", ran.all());
 
@@ -346,38 +348,70 @@ fn large_bodies_stream_in_little_memory() {
     }
 }
 
+fn at_most_1kib(origin: SocketAddr) -> Site {
+    Site::start(format!("{PLAIN}{}", all_to(origin).replace("1GiB", "1KiB")))
+}
+
 #[test]
 fn bodies_above_the_limit_get_413() {
     let echo = origin("[{}]");
-    let route = all_to(echo.address).replace("1GiB", "1KiB");
-    let site = Site::start(format!("{PLAIN}{route}"));
-    site.folder.write("large", "x".repeat(100_000));
-    site.folder.write("small", "x".repeat(1024));
-    let data = |name: &str| format!("@{}", site.folder.path(name).display());
-    for version in ["--http1.1", "--http2-prior-knowledge"] {
-        let status = |name: &str, more: &[&str]| {
-            let (data, url) = (data(name), site.url("/x"));
-            let args = [version, "-w", "%{http_code}", "-o", "/dev/null", "--data-binary", &data];
-            let ran = curl(&[&args, more, &[url.as_str()]].concat());
-            ran.out
+    let site = at_most_1kib(echo.address);
+    let url = site.url("/x");
+    for (length, status) in [(1024, "200"), (100_000, "413")] {
+        let body = site.folder.write("body", "x".repeat(length)).display().to_string();
+        let data = format!("@{body}");
+        let http1 = |more: &[&str]| {
+            let args = ["-w", "%{http_code}", "-o", "/dev/null", "--data-binary", &data, &url];
+            curl(&[&args[..], &["-H", "Expect:"], more].concat())
         };
-        assert_eq!(status("small", &[]), "200", "{version}");
-        assert_eq!(echo.take().len(), 1, "{version}");
-        assert_eq!(status("large", &["-H", "Expect:"]), "413", "{version}, known length");
-        assert_eq!(echo.take().len(), 0, "{version}: nothing of it reaches the origin");
-        // Without a length; curl says so by leaving it out.
-        let chunked = ["-H", "Transfer-Encoding: chunked", "-H", "Expect:"];
-        assert_eq!(status("large", &chunked), "413", "{version}, unknown length");
-        assert_eq!(status("small", &chunked), "200", "{version}, unknown length");
-        echo.take();
+        // curl 7.88 loses an HTTP/2 response that comes before its request is sent; nghttp does not.
+        let http2 = |more: &[&str]| run("nghttp", &[&["-nv", "-d", &body], more, &[&url]].concat());
+        let status2 = format!(":status: {status}");
+        let known = [http1(&[]), http2(&[])];
+        let seen = echo.take().len();
+        let unknown =
+            [http1(&["-H", "Transfer-Encoding: chunked"]), http2(&["--no-content-length"])];
+        for (how, [one, two]) in [("known", known), ("unknown", unknown)] {
+            assert_eq!(one.out, status, "HTTP/1.1, {length} bytes, {how}: {}", one.all());
+            assert!(two.out.contains(&status2), "HTTP/2, {length} bytes, {how}: {}", two.all());
+        }
+        // Where the length is known, nothing of it reaches the origin.
+        assert_eq!(seen, if status == "200" { 2 } else { 0 }, "{length} bytes");
+    }
+}
+
+/// Sends all of a refused body before it reads, as many clients do.
+#[test]
+fn a_413_is_not_lost_to_a_client_that_sends_first() {
+    let echo = origin("[{}]");
+    let site = at_most_1kib(echo.address);
+    for _ in 0..5 {
+        let mut client = site.connect();
+        let body = vec![b'x'; 300_000];
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        client.send(head.as_bytes()).expect("sends");
+        for piece in body.chunks(10_000) {
+            client.send(piece).expect("the proxy reads on for a while");
+        }
+        let answer = client.receive(false);
+        assert_eq!(answer.as_ref().map(|a| a.status), Ok(413), "{answer:?}");
     }
 }
 
 #[test]
 fn expect_100_continue_is_answered() {
-    let echo = origin("[{}]");
-    let route = all_to(echo.address).replace("1GiB", "1KiB");
-    let site = Site::start(format!("{PLAIN}{route}"));
+    // As RFC 9110 has it, the origin answers the expectation.
+    let asks = raw_origin(|mut stream| {
+        let head = read_head(&mut stream);
+        let expects = String::from_utf8_lossy(&head).to_ascii_lowercase().contains("100-continue");
+        let mut body = [0; 3];
+        let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+        if expects && stream.read_exact(&mut body).is_ok() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n");
+            let _ = stream.write_all(&body);
+        }
+    });
+    let site = at_most_1kib(asks);
     let head = |length: usize| {
         format!(
             "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
@@ -385,7 +419,7 @@ fn expect_100_continue_is_answered() {
     };
     let mut client = site.connect();
     client.send(head(3).as_bytes()).expect("sends");
-    // Nothing is sent until the proxy, or the origin through it, asks for the body.
+    // Nothing is sent until the body is asked for.
     while !client.buffered().ends_with(b"\r\n\r\n") {
         assert_ne!(client.fill().expect("100 comes"), 0, "closed instead of 100");
     }
@@ -393,8 +427,7 @@ fn expect_100_continue_is_answered() {
     assert!(first.starts_with("HTTP/1.1 100"), "{first}");
     client.send(b"abc").expect("sends");
     let answer = client.receive(false).expect("a response");
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(answer.text().contains("\"abc\""), "{answer:?}");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "abc"), "{answer:?}");
 
     let refused = exchange(site.address("public"), head(5000).as_bytes()).expect("a response");
     assert_eq!(refused.status, 413, "refused before the body: {refused:?}");

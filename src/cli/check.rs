@@ -38,10 +38,16 @@ impl Check {
 
 /// Everything that would keep `run` from serving this file, but for its sockets.
 pub fn problems(file: &Path) -> Vec<Problem> {
-    let config = match config::load(file) {
-        Ok(config) => config,
-        Err(problems) => return problems,
-    };
+    config::load(file).map_or_else(|problems| problems, |config| deeper(config, file))
+}
+
+/// The same for text that is in hand.
+pub fn problems_in(text: &str, file: &Path) -> Vec<Problem> {
+    config::parse(text, file).map_or_else(|problems| problems, |config| deeper(config, file))
+}
+
+/// What only certificates, scripts and the routes together show.
+fn deeper(config: Config, file: &Path) -> Vec<Problem> {
     let mut found = certificates(&config, file);
     match Metrics::new() {
         Ok(metrics) => {

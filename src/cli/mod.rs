@@ -1,9 +1,9 @@
 //! Arguments to commands; one file per command.
 
-mod check;
+pub mod check;
 mod demo;
 mod demo_origin;
-mod docs;
+pub mod docs;
 mod run;
 mod show;
 mod test;

@@ -69,9 +69,10 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<Result<_, _>>()?;
         entries.sort();
-        return entries.iter().filter(|path| path.is_dir() || is_test(path)).try_for_each(|path| {
-            collect(path, files)
-        });
+        return entries
+            .iter()
+            .filter(|path| path.is_dir() || is_test(path))
+            .try_for_each(|path| collect(path, files));
     }
     std::fs::metadata(path)?;
     files.push(path.to_owned());

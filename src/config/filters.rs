@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::problem::Problems;
+use super::problem::{Problems, nearest};
 use super::read::{At, Named, choice, section};
+use super::upstreams::Upstream;
 use super::values::{Bytes, Free};
 
 #[derive(Debug, Clone)]
@@ -164,14 +165,23 @@ section! {
 
 choice!(OnFault { "closed" => OnFault::Closed, "open" => OnFault::Open });
 
-pub fn resolve(raw: Named<RawFilter>, problems: &mut Problems) -> Vec<Filter> {
+pub fn resolve(
+    raw: Named<RawFilter>,
+    upstreams: &[Upstream],
+    problems: &mut Problems,
+) -> Vec<Filter> {
     let resolve_one = |(name, raw): (At<String>, RawFilter)| Filter {
         name: name.value.as_str().into(),
         script: raw.script,
         config: raw.config.map_or(serde_json::Value::Null, |free| free.0),
         secrets: resolve_secrets(raw.secrets, problems),
         fetch: Fetch {
-            allow: raw.fetch.allow.iter().filter_map(|o| resolve_origin(o, problems)).collect(),
+            allow: raw
+                .fetch
+                .allow
+                .iter()
+                .filter_map(|o| resolve_origin(o, upstreams, problems))
+                .collect(),
             max: raw.fetch.max,
             timeout: raw.fetch.timeout,
             max_body: usize::try_from(raw.fetch.max_body.0).unwrap_or(usize::MAX),
@@ -236,12 +246,23 @@ fn without_line_break(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn resolve_origin(raw: &At<String>, problems: &mut Problems) -> Option<Origin> {
-    let origin = Origin::parse(&raw.value);
-    if origin.is_none() {
+fn resolve_origin(
+    raw: &At<String>,
+    upstreams: &[Upstream],
+    problems: &mut Problems,
+) -> Option<Origin> {
+    let Some(origin) = Origin::parse(&raw.value) else {
         let message = format!("\"{}\" is not an origin", raw.value);
         let hint = "write http://host, https://host or http://host:port, without a path";
         raw.problem(problems, message, Some(hint.into()));
+        return None;
+    };
+    // A name without a dot is no public host: it is meant to be an upstream.
+    let local = !origin.host.contains(['.', ':']) && origin.host != "localhost";
+    let names = || upstreams.iter().map(|upstream| &*upstream.name);
+    if local && !names().any(|name| name == origin.host) {
+        let message = format!("there is no upstream named \"{}\"", origin.host);
+        raw.problem(problems, message, nearest(&origin.host, names()));
     }
-    origin
+    Some(origin)
 }

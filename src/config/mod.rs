@@ -124,7 +124,7 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     raw.limits.check(problems);
     let listeners = listeners::resolve(raw.listeners.value, problems);
     let upstreams = upstreams::resolve(raw.upstreams, problems);
-    let filters = filters::resolve(raw.filters, problems);
+    let filters = filters::resolve(raw.filters, &upstreams, problems);
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);
     Config {
         listeners,

@@ -134,7 +134,8 @@ impl Load {
 
         engine.set_strict_variables(true);
         let ast = self.parse(&engine, &constants)?;
-        let problems = Lint { engine: &engine, file: &self.file, source: &self.source }.check(&ast);
+        let (file, source, facts) = (&self.file, &self.source, &self.facts);
+        let problems = Lint { engine: &engine, file, source, facts }.check(&ast);
         if !problems.is_empty() {
             return Err(problems);
         }

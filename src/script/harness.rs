@@ -39,9 +39,7 @@ pub fn test_file(
     runtime: &Arc<tokio::runtime::Runtime>,
 ) -> Result<Vec<Tested>, String> {
     let mut engine = engine(file, runtime);
-    let ast = engine
-        .compile_file(file.to_owned())
-        .map_err(|error| failure(file, &error))?;
+    let ast = engine.compile_file(file.to_owned()).map_err(|error| failure(file, &error))?;
     let mut scope = Scope::new();
     engine.run_ast_with_scope(&mut scope, &ast).map_err(|error| failure(file, &error))?;
     // As in filters, functions see the file's constants by their bare names.
@@ -120,8 +118,7 @@ impl Bench {
         let (script, host) = (Arc::new(script), Arc::new(host_of(given)?));
         let limits = Limits::from(&filter.limits);
         let exchange = exchange_of(given)?;
-        let (mut exchange, answer) =
-            self.hook(&script, Hook::Request, exchange, &host, limits)?;
+        let (mut exchange, answer) = self.hook(&script, Hook::Request, exchange, &host, limits)?;
         let forwarded = answer.is_none();
         exchange.response = Some(match answer {
             Some(answer) => answer,
@@ -236,7 +233,8 @@ fn empty(status: StatusCode) -> ResponseDraft {
 fn host_of(given: &Map) -> Told<FakeHost> {
     let host = FakeHost::default();
     for fetch in array_in(given, "fetches") {
-        let fetch = fetch.try_cast::<Map>().ok_or_else(|| told("fetches: a list of maps".into()))?;
+        let fetch =
+            fetch.try_cast::<Map>().ok_or_else(|| told("fetches: a list of maps".into()))?;
         let answer = match text_in(&fetch, "error") {
             Some(kind) => Err(fetch_error(&kind)?),
             None => {

@@ -1,107 +1,39 @@
-//! What Rhai would find only at run time: unknown functions, and hooks that are none.
+//! What Rhai would find only at run time, found when a script is loaded.
 
-use std::collections::BTreeSet;
+mod calls;
+mod closures;
+mod constants;
+mod grants;
+mod members;
+
 use std::path::Path;
 
 use rhai::{AST, ASTNode, Engine, Expr, FnCallExpr, Position, Stmt};
 
+use super::api::Facts;
 use super::diagnostic::Diagnostic;
 use super::hooks::Hook;
-
-/// Areas that filters of other proxies have, and that a reader may look for here.
-const NOT_IN_THIS_VERSION: [&str; 16] = [
-    "kv",
-    "counter",
-    "rate_limit",
-    "dict",
-    "ipset",
-    "cache",
-    "jwt",
-    "jwks",
-    "metrics",
-    "trace",
-    "html_rewriter",
-    "rewrite_html",
-    "replace_text",
-    "after_response",
-    "map_json",
-    "map_lines",
-];
-/// Rhai's own names that are not in its function tables.
-const KEYWORDS: [&str; 8] =
-    ["call", "Fn", "is_def_fn", "is_def_var", "is_shared", "type_of", "print", "debug"];
 
 pub struct Lint<'a> {
     pub engine: &'a Engine,
     pub file: &'a Path,
     pub source: &'a str,
+    pub facts: &'a Facts,
 }
 
 impl Lint<'_> {
     pub fn check(&self, ast: &AST) -> Vec<Diagnostic> {
         let mut found = self.hooks(ast);
-        let known = self.known_names(ast);
-        ast.walk(&mut |path: &[ASTNode]| {
-            if let Some((call, position)) = path.last().and_then(call_of) {
-                found.extend(self.unknown_call(call, position, &known));
-            }
-            true
-        });
+        self.calls(ast, &mut found);
+        self.closures(ast, &mut found);
+        self.constants(ast, &mut found);
+        self.grants(ast, &mut found);
+        self.members(ast, &mut found);
         found
     }
 
     fn problem(&self, position: Position, message: String) -> Diagnostic {
         Diagnostic::at(self.file, self.source, position, message)
-    }
-
-    fn unknown_call(
-        &self,
-        call: &FnCallExpr,
-        position: Position,
-        known: &BTreeSet<String>,
-    ) -> Option<Diagnostic> {
-        if call.op_token.is_some() {
-            return None;
-        }
-        let path = call.namespace.path.iter().map(|part| part.name.as_str());
-        let name = path.chain([call.name.as_str()]).collect::<Vec<_>>().join("::");
-        if known.contains(&name) || name.starts_with("global::") {
-            return None;
-        }
-        let root = name.split("::").next().unwrap_or_default();
-        let hint = if NOT_IN_THIS_VERSION.contains(&root) {
-            Some(format!("{root} is not part of this version of selvedge"))
-        } else {
-            let near = nearest(&name, known.iter().map(String::as_str));
-            near.map(|near| format!("did you mean {near}?"))
-        };
-        let message = format!("there is no function {name}");
-        Some(self.problem(position, message).with_hint(hint))
-    }
-
-    /// Everything that can be called: natives, the script's functions, and variables.
-    fn known_names(&self, ast: &AST) -> BTreeSet<String> {
-        let natives = self.engine.collect_fn_metadata(
-            None,
-            |function| {
-                let (module, name) = (&function.namespace, &function.metadata.name);
-                Some(if module.is_empty() { name.to_string() } else { format!("{module}::{name}") })
-            },
-            true,
-        );
-        let mut known: BTreeSet<String> = natives.into_iter().collect();
-        known.extend(KEYWORDS.map(String::from));
-        for function in ast.iter_functions() {
-            known.insert(function.name.to_owned());
-            known.extend(function.params.iter().map(|name| (*name).to_owned()));
-        }
-        ast.walk(&mut |path: &[ASTNode]| {
-            if let Some(ASTNode::Stmt(Stmt::Var(definition, ..))) = path.last() {
-                known.insert(definition.0.name.to_string());
-            }
-            true
-        });
-        known
     }
 
     fn hooks(&self, ast: &AST) -> Vec<Diagnostic> {
@@ -152,6 +84,24 @@ fn call_of<'a>(node: &'a ASTNode<'a>) -> Option<(&'a FnCallExpr, Position)> {
     match node {
         ASTNode::Expr(Expr::FnCall(call, position) | Expr::MethodCall(call, position))
         | ASTNode::Stmt(Stmt::FnCall(call, position)) => Some((call, *position)),
+        _ => None,
+    }
+}
+
+/// The functions by name, each with its body (of all that have this name) and its parameters.
+fn functions(ast: &AST) -> Vec<(String, Vec<String>, AST)> {
+    let body = |name: &str| ast.clone_functions_only_filtered(|_, _, _, n, _| n == name);
+    let parameters =
+        |f: &rhai::ScriptFnMetadata| f.params.iter().map(ToString::to_string).collect();
+    let functions = ast.iter_functions();
+    functions.map(|f| (f.name.to_owned(), parameters(&f), body(f.name))).collect()
+}
+
+/// The variable that a chain of dots and brackets starts with.
+fn root(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Variable(variable, ..) => Some(&variable.1),
+        Expr::Dot(chain, ..) | Expr::Index(chain, ..) => root(&chain.lhs),
         _ => None,
     }
 }

@@ -194,7 +194,8 @@ async fn fetch_suspends_and_obeys_the_grants() {
     let source = r##"fn on_request(req) {
         let r = fetch("http://api/who", #{ headers: #{ "x-a": "1" } });
         let denied = "";
-        try { fetch("http://other/") } catch (e) { denied = e.kind; }
+        let other = "http://other/";
+        try { fetch(other) } catch (e) { denied = e.kind; }
         response(200, r.json().user + " " + denied)
     }"##;
     let run = run_with(source, Exchange::for_test(), host.clone()).await;

@@ -161,9 +161,18 @@ pub fn granted(grant: &Fetch, url: &str) -> Outcome<Uri> {
     if grant.allow.contains(&origin) {
         return Ok(uri);
     }
-    let scheme = if origin.tls { "https" } else { "http" };
-    let shown = format!("{scheme}://{}:{}", origin.host, origin.port);
-    Err(fail("denied", format!("{shown} is not in this filter's fetch.allow")))
+    Err(fail("denied", format!("{} is not in this filter's fetch.allow", shown(&origin))))
+}
+
+/// An origin as in a URL.
+pub fn shown(origin: &Origin) -> String {
+    let Origin { tls, host, port } = origin;
+    match (tls, port) {
+        (false, 80) => format!("http://{host}"),
+        (true, 443) => format!("https://{host}"),
+        (false, _) => format!("http://{host}:{port}"),
+        (true, _) => format!("https://{host}:{port}"),
+    }
 }
 
 fn origin_of(uri: &Uri) -> Option<Origin> {

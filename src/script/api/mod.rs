@@ -27,10 +27,11 @@ mod text;
 mod time;
 mod url;
 
-pub use fetch::granted;
+pub use fetch::{granted, shown};
 pub use objects::{Objects, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run};
+pub use table::Doc;
 
 use std::sync::{Arc, LazyLock};
 

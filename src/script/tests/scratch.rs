@@ -96,3 +96,10 @@ fn rss() -> usize {
     let s = std::fs::read_to_string("/proc/self/statm").unwrap();
     s.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4
 }
+
+#[test]
+fn scratch_walk() {
+    let e = rhai::Engine::new();
+    let ast = e.compile("fn on_request(req) { let x = [1]; let f = || x; x.push(f); 0 }").unwrap();
+    ast.walk(&mut |p: &[rhai::ASTNode]| { eprintln!("{} {:?}", p.len(), p.last().unwrap()); true });
+}
