@@ -4,8 +4,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
@@ -15,12 +15,13 @@ use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
 use crate::config::{Config, filters};
+use crate::listen::{ConnCounters, Cut, Rejection};
 use crate::routing::{Conflict, Router};
 use crate::script::{Diagnostic, Hook, Script, compile};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
 use crate::telemetry::log::RateLimited;
-use crate::telemetry::metrics::{Live, Metrics};
+use crate::telemetry::metrics::{ConnectionFigures, Live, Metrics, NO_ROUTE};
 use crate::upstream::client::Client;
 use crate::upstream::health::HealthTask;
 use crate::upstream::pool::Pool;
@@ -198,6 +199,10 @@ pub struct Shared {
     pub client: Arc<Client>,
     /// Whether new requests are wanted: false before all listeners serve, and in a drain.
     pub ready: AtomicBool,
+    /// The series of requests that no route took.
+    pub no_route: Arc<RouteMetrics>,
+    /// What the listeners count; filled when they exist.
+    pub connections: OnceLock<Arc<ConnCounters>>,
     /// The checks of the snapshot that serves.
     pub health: Mutex<Vec<HealthTask>>,
 }
@@ -209,6 +214,8 @@ impl Shared {
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>, access_log: Option<AccessLog>) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
+            no_route: metrics.route(NO_ROUTE),
+            connections: OnceLock::new(),
             metrics,
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
@@ -221,14 +228,41 @@ impl Shared {
         self.ready.load(Relaxed)
     }
 
+    /// The metrics page, with the connections' counts of this moment.
+    pub fn metrics_page(&self) -> Result<String, String> {
+        if let Some(counters) = self.connections.get() {
+            self.metrics.connections(&figures(counters));
+        }
+        self.metrics.render().map_err(|error| error.to_string())
+    }
+
     /// Removes the series of what the current snapshot no longer has.
-    pub fn prune_metrics(&self) {
+    pub fn prune_metrics(&self, previous: &Snapshot) {
         let snapshot = self.snapshot.load();
+        for (name, before) in &previous.upstreams {
+            let now = snapshot.upstreams.get(name).map(|state| state.pool.members());
+            let now = now.unwrap_or_default();
+            for gone in before.pool.members().iter().map(|member| member.endpoint.address()) {
+                if now.iter().all(|member| member.endpoint.address() != gone) {
+                    before.metrics.forget_endpoint(&gone.to_string());
+                }
+            }
+        }
         let filters = snapshot.routes.iter().flat_map(|route| &route.filters);
         self.metrics.retain(&Live {
             routes: snapshot.routes.iter().map(|route| &*route.name).collect(),
             upstreams: snapshot.upstreams.keys().map(|name| &**name).collect(),
             filters: filters.map(|filter| &*filter.config.name).collect::<HashSet<_>>(),
         });
+    }
+}
+
+fn figures(counters: &ConnCounters) -> ConnectionFigures {
+    ConnectionFigures {
+        open: counters.open.load(Relaxed),
+        accepted: counters.accepted.load(Relaxed),
+        malformed: counters.malformed.load(Relaxed),
+        rejected: Rejection::ALL.iter().map(|why| (why.label(), counters.rejected(*why))).collect(),
+        cut: Cut::ALL.iter().map(|why| (why.label(), counters.cut(*why))).collect(),
     }
 }

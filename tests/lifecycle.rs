@@ -194,7 +194,7 @@ fn endpoints_that_stay_keep_their_health() {
 fn ends(site: &mut Site, within: Duration, what: &str) {
     let began = Instant::now();
     site.proxy.signal("TERM");
-    let code = site.proxy.wait(PATIENCE).expect("ends");
+    let code = site.proxy.wait(PATIENCE).unwrap_or_else(|e| panic!("{what}: {e}"));
     let took = began.elapsed();
     assert_eq!(code, 0, "{what}: exit code\n{}", site.proxy.log());
     assert!(took < within, "{what}: took {took:?}\n{}", site.proxy.log());
@@ -290,7 +290,7 @@ fn an_idle_server_stops_at_once() {
 
     let mut site = Site::start(format!("{PLAIN}{}", fixed("hi")));
     let _h2 = idle_h2(site.address("public"));
-    ends(&mut site, MS(1000), "with an idle HTTP/2 connection that does not answer");
+    ends(&mut site, MS(1500), "with an idle HTTP/2 connection that does not answer");
 
     let mut site = Site::start(format!("{PLAIN}{}", fixed("hi")));
     let _silent = site.connect();

@@ -377,6 +377,7 @@ fn bodies_above_the_limit_get_413() {
         }
         // Where the length is known, nothing of it reaches the origin.
         assert_eq!(seen, if status == "200" { 2 } else { 0 }, "{length} bytes");
+        echo.take();
     }
 }
 

@@ -82,7 +82,7 @@ impl Operators {
     }
 
     fn metrics(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
-        match (path, self.shared.metrics.render()) {
+        match (path, self.shared.metrics_page()) {
             ("/metrics", _) if method != Method::GET => not_allowed("GET"),
             ("/metrics", Ok(page)) => {
                 with_type(StatusCode::OK, "text/plain; version=0.0.4", page.into_bytes())

@@ -60,6 +60,17 @@ impl Registry {
         self.each(|connection| connection.cut(why));
     }
 
+    /// Cuts connections that have been without a request for this long.
+    pub fn cut_idle(&self, idle: Duration, why: Cut) {
+        let now = now_ms();
+        self.each(|connection| {
+            let long = u128::from(connection.age_ms(now)) >= idle.as_millis();
+            if connection.phase() == Phase::Idle && long {
+                connection.cut(why);
+            }
+        });
+    }
+
     fn each(&self, mut see: impl FnMut(&ConnState)) {
         for shard in &self.connections {
             shard.lock().values().for_each(|connection| see(connection));

@@ -24,6 +24,9 @@ use crate::tls::{TlsError, TlsTable};
 const BACKLOG: i32 = 4096;
 /// How often a drain looks whether it is over.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// In a drain, how long an idle HTTP/2 client may leave GOAWAY and PING unanswered: a request may
+/// be on the way, or the end of a response.
+const GOAWAY_ANSWER: Duration = Duration::from_secs(1);
 
 /// A listener that could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -249,7 +252,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> ListenerSet<A> {
     /// Waits until no connection is open, at most until `deadline`; then cuts the rest. Returns
     /// how many were cut.
     pub async fn drained(&self, deadline: Instant) -> u64 {
+        let silent = Instant::now() + GOAWAY_ANSWER;
         while self.accepting() || self.open() > 0 {
+            if Instant::now() >= silent {
+                self.registry.cut_idle(GOAWAY_ANSWER, Cut::Drain);
+            }
             if Instant::now() >= deadline {
                 let left = self.open();
                 self.registry.cut_all(Cut::Drain);

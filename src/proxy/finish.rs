@@ -39,17 +39,22 @@ pub async fn record(
 }
 
 fn count(ctx: &Ctx, shared: &Shared) {
-    if let (Some(facts), Some(routed)) = (&ctx.facts, &ctx.routed) {
-        let duration = facts.started.elapsed();
-        let (outcome, waited) = (&ctx.outcome, ctx.attempt.waited);
-        let method = facts.method.as_str();
-        routed.route.metrics.observe(method, outcome.status, duration, outcome.first_byte, waited);
-        if let (Some(upstream), true) = (&routed.upstream, ctx.attempt.first_began.is_some()) {
-            let failed = ctx.outcome.failure.is_some();
+    let Some(facts) = &ctx.facts else { return };
+    let (outcome, waited) = (&ctx.outcome, ctx.attempt.waited);
+    let metrics = ctx.routed.as_ref().map_or(&shared.no_route, |routed| &routed.route.metrics);
+    let duration = facts.started.elapsed();
+    metrics.observe(facts.method.as_str(), outcome.status, duration, outcome.first_byte, waited);
+    let tried = ctx.attempt.first_began.is_some();
+    match ctx.routed.as_ref().and_then(|routed| routed.upstream.as_ref()) {
+        Some(upstream) if tried => {
+            let failed = outcome.failure.is_some();
             upstream.metrics.request(if failed { "failure" } else { "success" });
         }
-    } else if let Some(failure) = &ctx.outcome.failure {
-        shared.metrics.request_rejected(failure.row().label);
+        _ => {
+            if let Some(failure) = &outcome.failure {
+                shared.metrics.request_rejected(failure.row().label);
+            }
+        }
     }
 }
 

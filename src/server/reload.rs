@@ -79,7 +79,7 @@ impl Listeners {
         let _runtime = runtime.enter();
         self.proxy.apply(change).map_err(|error| self.problem(&error.to_string()))?;
         self.start_health(runtime);
-        self.shared.prune_metrics();
+        self.shared.prune_metrics(&previous);
         Ok(changes)
     }
 

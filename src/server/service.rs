@@ -83,11 +83,13 @@ pub struct Listeners {
 impl Listeners {
     pub fn new(proxy: Proxy, shared: &Arc<Shared>, file: PathBuf, fixed: Fixed) -> Self {
         let limits = conn_limits(&shared.snapshot.load().limits);
+        let proxy = ListenerSet::new(proxy.0, limits);
+        shared.connections.get_or_init(|| Arc::clone(proxy.counters()));
         Self {
             shared: Arc::clone(shared),
             file,
             fixed,
-            proxy: ListenerSet::new(proxy.0, limits),
+            proxy,
             runtime: OnceLock::new(),
             reloading: Mutex::default(),
         }

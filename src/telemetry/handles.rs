@@ -43,28 +43,6 @@ impl Drop for Held {
     }
 }
 
-/// The series of one listener.
-#[derive(Debug)]
-pub struct ListenerMetrics {
-    open: IntGauge,
-    accepted: IntCounter,
-}
-
-impl ListenerMetrics {
-    pub(super) fn new(families: &Families, name: &str) -> Self {
-        Self {
-            open: families.connections_open.with_label_values(&[name]),
-            accepted: families.connections_total.with_label_values(&[name]),
-        }
-    }
-
-    /// A connection was accepted; it is open until the guard is dropped.
-    pub fn accepted(&self) -> Held {
-        self.accepted.inc();
-        Held::new(&self.open)
-    }
-}
-
 /// The series of one route.
 #[derive(Debug)]
 pub struct RouteMetrics {

@@ -10,9 +10,7 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{IntCounter, Registry, TextEncoder};
 
-use super::handles::{
-    FilterMetrics, Held, ListenerMetrics, Reasons, RouteMetrics, UpstreamMetrics,
-};
+use super::handles::{FilterMetrics, Held, Reasons, RouteMetrics, UpstreamMetrics};
 use super::slots::Slots;
 use super::table::Families;
 
@@ -35,8 +33,6 @@ pub struct Metrics {
     registry: Registry,
     families: Arc<Families>,
     rejected_requests: Reasons,
-    rejected_connections: Reasons,
-    listeners: ByName<ListenerMetrics>,
     routes: ByName<RouteMetrics>,
     upstreams: ByName<UpstreamMetrics>,
     filters: ByName<FilterMetrics>,
@@ -58,17 +54,10 @@ impl Metrics {
             registry,
             families,
             rejected_requests: Slots::new(),
-            rejected_connections: Slots::new(),
-            listeners: Mutex::default(),
             routes: Mutex::default(),
             upstreams: Mutex::default(),
             filters: Mutex::default(),
         })
-    }
-
-    /// The series of a listener.
-    pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
-        resolve(&self.listeners, name, || ListenerMetrics::new(&self.families, name))
     }
 
     /// The series of a route; [`NO_ROUTE`] for requests that none took.
@@ -97,10 +86,20 @@ impl Metrics {
         self.rejected_requests.with(reason, make, |counter| counter.inc());
     }
 
-    /// A connection was closed before a request was read.
-    pub fn connection_rejected(&self, reason: &'static str) {
-        let make = || self.families.connections_rejected_total.with_label_values(&[reason]);
-        self.rejected_connections.with(reason, make, |counter| counter.inc());
+    /// Catches up with what the listeners have counted; called at each scrape.
+    pub fn connections(&self, figures: &ConnectionFigures) {
+        let families = &self.families;
+        families.connections_open.set(i64::try_from(figures.open).unwrap_or(i64::MAX));
+        catch_up(&families.connections_total, figures.accepted);
+        for (reason, count) in &figures.rejected {
+            let counter = families.connections_rejected_total.with_label_values(&[*reason]);
+            catch_up(&counter, *count);
+        }
+        for (reason, count) in &figures.cut {
+            catch_up(&families.connections_cut_total.with_label_values(&[*reason]), *count);
+        }
+        let malformed = families.requests_rejected_total.with_label_values(&["malformed"]);
+        catch_up(&malformed, figures.malformed);
     }
 
     /// The configuration was loaded, or loading it failed. Also call it at the start.
@@ -155,6 +154,21 @@ impl Metrics {
     pub fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
+}
+
+/// What the listeners have counted since the start.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionFigures {
+    pub open: u64,
+    pub accepted: u64,
+    /// Request heads that could not be parsed.
+    pub malformed: u64,
+    pub rejected: Vec<(&'static str, u64)>,
+    pub cut: Vec<(&'static str, u64)>,
+}
+
+fn catch_up(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 fn resolve<T>(known: &ByName<T>, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
@@ -249,13 +263,26 @@ mod tests {
     fn guards_lower_what_they_raised() {
         let metrics = Metrics::new().expect("registers");
         let request = metrics.request_started();
-        let connection = metrics.listener("web").accepted();
         assert!(text(&metrics).contains("selvedge_requests_in_flight 1"));
-        assert!(text(&metrics).contains(r#"selvedge_connections_open{listener="web"} 1"#));
-        drop((request, connection));
+        drop(request);
         assert!(text(&metrics).contains("selvedge_requests_in_flight 0"));
-        assert!(text(&metrics).contains(r#"selvedge_connections_open{listener="web"} 0"#));
-        assert!(text(&metrics).contains(r#"selvedge_connections_total{listener="web"} 1"#));
+    }
+
+    #[test]
+    fn counts_of_connections_catch_up_and_never_go_back() {
+        let metrics = Metrics::new().expect("registers");
+        let figures = |accepted, limit| ConnectionFigures {
+            open: 1,
+            accepted,
+            rejected: vec![("limit", limit)],
+            ..ConnectionFigures::default()
+        };
+        metrics.connections(&figures(5, 2));
+        metrics.connections(&figures(4, 3));
+        let text = text(&metrics);
+        assert!(text.contains("selvedge_connections_open 1"), "{text}");
+        assert!(text.contains("selvedge_connections_total 5"), "{text}");
+        assert!(text.contains(r#"selvedge_connections_rejected_total{reason="limit"} 3"#));
     }
 
     #[test]
@@ -273,12 +300,10 @@ mod tests {
         let metrics = Metrics::new().expect("registers");
         metrics.reloaded(true);
         metrics.request_rejected("too_large");
-        metrics.connection_rejected("limit");
         let text = text(&metrics);
         assert!(text.contains(r#"selvedge_reloads_total{outcome="success"} 1"#));
         assert!(text.contains(r#"selvedge_reloads_total{outcome="failure"} 0"#));
         assert!(text.contains(r#"selvedge_requests_rejected_total{reason="too_large"} 1"#));
-        assert!(text.contains(r#"selvedge_connections_rejected_total{reason="limit"} 1"#));
         assert!(text.contains("selvedge_build_info{version="));
         #[cfg(target_os = "linux")]
         assert!(text.contains("process_resident_memory_bytes"));

@@ -144,12 +144,14 @@ table! {
         "Requests being served now.";
     requests_rejected_total: IntCounterVec, ["reason"], Plain,
         "Requests refused before a route served them.";
-    connections_open: IntGaugeVec, ["listener"], Plain,
+    connections_open: IntGauge, [], Plain,
         "Client connections open now.";
-    connections_total: IntCounterVec, ["listener"], Plain,
+    connections_total: IntCounter, [], Plain,
         "Client connections accepted.";
     connections_rejected_total: IntCounterVec, ["reason"], Plain,
         "Client connections closed before a request was read.";
+    connections_cut_total: IntCounterVec, ["reason"], Plain,
+        "Client connections cut while they were open.";
     upstream_requests_total: IntCounterVec, ["upstream", "outcome"], Plain,
         "Requests sent upstream, each try counted.";
     upstream_failures_total: IntCounterVec, ["upstream", "reason"], Plain,
