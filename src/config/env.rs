@@ -10,10 +10,15 @@ pub fn expand(node: &mut Node, lookup: &dyn Fn(&str) -> Option<String>, problems
         Kind::Map(entries) => {
             entries.iter_mut().for_each(|(_, node)| expand(node, lookup, problems));
         }
-        Kind::Scalar { text, .. } if text.contains("${") => match expanded(text, lookup) {
-            Ok(value) => *text = value,
-            Err(message) => problems.add(node.at, "", message, None),
-        },
+        Kind::Scalar { text, from_env, .. } if text.contains("${") => {
+            match expanded(text, lookup) {
+                Ok(value) => {
+                    *text = value;
+                    *from_env = true;
+                }
+                Err(message) => problems.add(node.at, "", message, None),
+            }
+        }
         Kind::Scalar { .. } => {}
     }
 }

@@ -173,7 +173,7 @@ pub fn resolve(
     let resolve_one = |(name, raw): (At<String>, RawFilter)| Filter {
         name: name.value.as_str().into(),
         script: raw.script,
-        config: raw.config.map_or(serde_json::Value::Null, |free| free.0),
+        config: raw.config.map_or(serde_json::Value::Null, |free| free.value),
         secrets: resolve_secrets(raw.secrets, problems),
         fetch: Fetch {
             allow: raw

@@ -78,3 +78,16 @@ fn the_schema_knows_every_key_and_refuses_others() {
     );
     assert_eq!(schema["required"], serde_json::json!(["listeners", "routes"]));
 }
+
+#[test]
+fn what_the_environment_gave_to_a_filter_is_masked_when_shown() {
+    // Cargo sets this one for every test.
+    let text = SMALL.replace(
+        "routes:",
+        "filters: { f: { script: x.rhai, config: { token: \"${CARGO_PKG_NAME}\", plain: 1 } } }\nroutes:",
+    );
+    let config = parse(&text, Path::new("x.yaml")).unwrap_or_else(|p| panic!("{p:#?}"));
+    assert_eq!(config.filters[0].config["token"], "selvedge");
+    let shown = serde_yaml::to_string(&config.effective).expect("yaml");
+    assert!(shown.contains("token: '***'") && shown.contains("plain: 1"), "{shown}");
+}

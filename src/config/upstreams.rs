@@ -69,7 +69,7 @@ pub enum Probe {
 pub struct Timeouts {
     pub connect: Duration,
     pub first_byte: Duration,
-    /// Between two reads or writes on the connection.
+    /// For a write without progress, and for an unused connection.
     pub idle: Duration,
     /// The whole exchange with the upstream, retries included, until the response head.
     pub total: Duration,
@@ -169,9 +169,9 @@ section! {
     pub struct RawTimeouts as "timeouts" {
         /// For the connection, TLS included.
         connect: Duration = "1s",
-        /// For the response head after the request was sent.
+        /// For the response head after the request was sent, and between two reads of its body.
         first_byte: Duration = "30s",
-        /// Between two reads or writes of bodies.
+        /// For a write that makes no progress; also how long an unused connection is kept.
         idle: Duration = "60s",
         /// For all attempts together until the response head.
         total: Duration = "60s",

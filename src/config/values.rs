@@ -30,7 +30,11 @@ pub struct Bind(pub SocketAddr);
 
 /// Free-form data, as JSON has it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Free(pub serde_json::Value);
+pub struct Free {
+    pub value: serde_json::Value,
+    /// The same with `***` for what came from the environment.
+    shown: serde_json::Value,
+}
 
 /// Reads a scalar through `parse`, whose error says what is wrong.
 fn scalar<T>(
@@ -113,23 +117,24 @@ impl Read for PathBuf {
 
 impl Read for Free {
     fn read(node: &Node, _: &mut Reader<'_>) -> Option<Self> {
-        Some(Self(free(node)))
+        Some(Self { value: free(node, false), shown: free(node, true) })
     }
     fn schema() -> Schema {
         Schema::Any
     }
     fn show(&self) -> Value {
-        serde_yaml::to_value(&self.0).unwrap_or(Value::Null)
+        serde_yaml::to_value(&self.shown).unwrap_or(Value::Null)
     }
 }
 
-fn free(node: &Node) -> serde_json::Value {
+fn free(node: &Node, masked: bool) -> serde_json::Value {
     match &node.kind {
-        Kind::Seq(nodes) => nodes.iter().map(free).collect(),
+        Kind::Scalar { from_env: true, .. } if masked => "***".into(),
+        Kind::Seq(nodes) => nodes.iter().map(|node| free(node, masked)).collect(),
         Kind::Map(entries) => {
-            entries.iter().map(|(key, node)| (key.text.clone(), free(node))).collect()
+            entries.iter().map(|(key, node)| (key.text.clone(), free(node, masked))).collect()
         }
-        Kind::Scalar { text, quoted: true } => text.clone().into(),
+        Kind::Scalar { text, quoted: true, .. } => text.clone().into(),
         Kind::Scalar { .. } if node.is_null() => serde_json::Value::Null,
         Kind::Scalar { text, .. } => match text.as_str() {
             "true" => true.into(),

@@ -18,7 +18,12 @@ pub struct Node {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
-    Scalar { text: String, quoted: bool },
+    /// `from_env`: the environment gave a part of it, so it may be a secret.
+    Scalar {
+        text: String,
+        quoted: bool,
+        from_env: bool,
+    },
     Seq(Vec<Node>),
     Map(Vec<(Key, Node)>),
 }
@@ -33,7 +38,7 @@ impl Node {
     /// What a person would call it.
     pub fn describe(&self) -> &'static str {
         match &self.kind {
-            Kind::Scalar { text, quoted: false } if is_null(text) => "nothing",
+            Kind::Scalar { text, quoted: false, .. } if is_null(text) => "nothing",
             Kind::Scalar { .. } => "a single value",
             Kind::Seq(_) => "a list",
             Kind::Map(_) => "a mapping",
@@ -41,7 +46,7 @@ impl Node {
     }
 
     pub fn is_null(&self) -> bool {
-        matches!(&self.kind, Kind::Scalar { text, quoted: false } if is_null(text))
+        matches!(&self.kind, Kind::Scalar { text, quoted: false, .. } if is_null(text))
     }
 }
 
@@ -98,7 +103,7 @@ impl Builder<'_> {
         match event {
             Event::Scalar(text, style, anchor, _) => {
                 let quoted = style != ScalarStyle::Plain;
-                let kind = Kind::Scalar { text: text.into_owned(), quoted };
+                let kind = Kind::Scalar { text: text.into_owned(), quoted, from_env: false };
                 self.done(Node { at, kind }, anchor)
             }
             Event::SequenceStart(anchor, _) => self.open(at, anchor, Items::Seq(Vec::new())),

@@ -48,13 +48,14 @@ pub(super) async fn serve<A>(
     serve_http1(app, conn, drain, max_requests).await;
 }
 
+/// Reads, as a socket fresh from the accept queue counts as readable until a read says otherwise.
 async fn first_bytes(conn: &mut Conn, drain: &mut watch::Receiver<bool>) -> bool {
     tokio::select! {
         biased;
-        came = conn.wait_readable() => return came.unwrap_or(false),
+        came = conn.read_ahead() => return came.unwrap_or(false),
         () = draining(drain) => {}
     }
-    let came = tokio::time::timeout(FIRST_REQUEST_IN_DRAIN, conn.wait_readable()).await;
+    let came = tokio::time::timeout(FIRST_REQUEST_IN_DRAIN, conn.read_ahead()).await;
     matches!(came, Ok(Ok(true)))
 }
 

@@ -143,7 +143,9 @@ impl Conn {
         }
     }
 
-    async fn read_ahead(&mut self) -> io::Result<bool> {
+    /// Waits for the first or further bytes, and keeps them. False: it closed. Not to be dropped
+    /// while bytes are kept.
+    pub async fn read_ahead(&mut self) -> io::Result<bool> {
         let before = std::mem::take(&mut self.ahead);
         let mut buffer = [0; PEEK];
         let count = self.read(&mut buffer).await?;

@@ -6,6 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use log::Level;
+use pingora::ErrorType;
+use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
@@ -25,6 +27,40 @@ pub enum Next {
     Continue(Exchange),
     Answer(Exchange, ResponseDraft),
     Fail(Failure),
+}
+
+/// Runs `hook` of `filter` for as long as the client is there.
+pub async fn run_watched(
+    session: &mut Session,
+    shared: &Shared,
+    ctx: &Ctx,
+    filter: &Arc<FilterState>,
+    hook: Hook,
+    exchange: Exchange,
+) -> Next {
+    // In this order a run that never waits costs nothing more.
+    tokio::select! {
+        biased;
+        next = run_hook(shared, ctx, filter, hook, exchange) => next,
+        why = gone(session) => Next::Fail(Failure::ClientGone(why)),
+    }
+}
+
+/// Resolves once the client is gone. While an HTTP/1 body is still to come nobody looks, since
+/// looking is reading.
+async fn gone(session: &mut Session) -> String {
+    let downstream = &mut session.downstream_session;
+    if downstream.is_http2() || downstream.is_body_done() {
+        match downstream.read_body_or_idle(true).await {
+            // Bytes after the request: they are lost, so the connection ends with it.
+            Err(error) if *error.etype() == ErrorType::ConnectError => {
+                downstream.set_keepalive(None);
+            }
+            Err(error) => return error.to_string(),
+            Ok(_) => {}
+        }
+    }
+    std::future::pending().await
 }
 
 /// Runs `hook` of `filter`, and judges a fault by the filter's `on_fault`.

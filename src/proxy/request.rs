@@ -8,7 +8,7 @@ use pingora_proxy::Session;
 use super::ctx::Ctx;
 use super::exchange;
 use super::fail::Failure;
-use super::filters::{Next, run_hook};
+use super::filters::{Next, run_watched};
 use super::response;
 use crate::script::Hook;
 use crate::snapshot::Shared;
@@ -45,15 +45,16 @@ pub async fn run(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Resul
     let mut exchange = exchange::of_request(session.req_header(), ctx)?;
     for (index, filter) in route.filters.iter().enumerate() {
         if filter.script.has(Hook::Request) {
-            exchange = match run_hook(shared, ctx, filter, Hook::Request, exchange).await {
-                Next::Continue(exchange) => exchange,
-                Next::Fail(failure) => return Err(ctx.refuse(failure)),
-                Next::Answer(_, answer) => {
-                    ctx.outcome.answered_by = Some(filter.config.name.clone());
-                    response::send_draft(session, ctx, shared, answer).await?;
-                    return Ok(true);
-                }
-            };
+            exchange =
+                match run_watched(session, shared, ctx, filter, Hook::Request, exchange).await {
+                    Next::Continue(exchange) => exchange,
+                    Next::Fail(failure) => return Err(ctx.refuse(failure)),
+                    Next::Answer(_, answer) => {
+                        ctx.outcome.answered_by = Some(filter.config.name.clone());
+                        response::send_draft(session, ctx, shared, answer).await?;
+                        return Ok(true);
+                    }
+                };
         }
         ctx.scripts.entered = index + 1;
     }
@@ -74,7 +75,9 @@ pub async fn run_upstream(
     }
     let mut exchange = exchange::of_request(head, ctx)?;
     for filter in route.filters.iter().filter(|filter| filter.script.has(Hook::UpstreamRequest)) {
-        exchange = match run_hook(shared, ctx, filter, Hook::UpstreamRequest, exchange).await {
+        exchange = match run_watched(session, shared, ctx, filter, Hook::UpstreamRequest, exchange)
+            .await
+        {
             Next::Continue(exchange) => exchange,
             Next::Fail(failure) => return Err(ctx.refuse(failure)),
             Next::Answer(_, answer) => {

@@ -11,7 +11,7 @@ use super::conform;
 use super::ctx::Ctx;
 use super::exchange;
 use super::fail::{Failure, Page};
-use super::filters::{Next, run_hook};
+use super::filters::{Next, run_hook, run_watched};
 use super::peer;
 use crate::script::{From, Hook, ResponseBody, ResponseDraft};
 use crate::snapshot::Shared;
@@ -84,7 +84,7 @@ fn tunnel(head: &ResponseHeader, ctx: &Ctx) {
 
 /// Runs the hooks of the filters that the request has passed; `None` where nobody has one.
 async fn run_filters(
-    session: &Session,
+    session: &mut Session,
     ctx: &mut Ctx,
     shared: &Shared,
     draft: ResponseDraft,
@@ -99,7 +99,7 @@ async fn run_filters(
     exchange.response = Some(draft);
     let entered = route.filters.iter().take(ctx.scripts.entered);
     for filter in entered.rev().filter(|filter| filter.script.has(Hook::Response)) {
-        exchange = match run_hook(shared, ctx, filter, Hook::Response, exchange).await {
+        exchange = match run_watched(session, shared, ctx, filter, Hook::Response, exchange).await {
             Next::Continue(exchange) => exchange,
             Next::Fail(failure) => return Err(ctx.refuse(failure)),
             Next::Answer(mut exchange, answer) => {

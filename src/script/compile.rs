@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, ModuleResolver, Position, Scope, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, ModuleResolver, OptimizationLevel,
+    Position, Scope, Stmt,
 };
 use rhai::{ParseErrorType, packages::Package, packages::StandardPackage};
 
@@ -36,7 +37,8 @@ const EXPRESSION_DEPTH: usize = 64;
 const FUNCTION_EXPRESSION_DEPTH: usize = 64;
 const STRING_BYTES: usize = 1 << 20;
 const ARRAY_LENGTH: usize = 10_000;
-const MAP_LENGTH: usize = 1_000;
+// Rhai counts what nested arrays and maps hold together.
+const MAP_LENGTH: usize = 10_000;
 const VARIABLES: usize = 1_000;
 const FUNCTIONS: usize = 1_000;
 const MODULES: usize = 64;
@@ -133,12 +135,20 @@ impl Load {
         self.imports.seal();
 
         engine.set_strict_variables(true);
-        let ast = self.parse(&engine, &constants)?;
+        // As written: the optimiser turns `CONFIG.key = 1` into a harmless `0 = 1`.
+        engine.set_optimization_level(OptimizationLevel::None);
+        let written = self.parse(&engine, &constants)?;
         let (file, source, facts) = (&self.file, &self.source, &self.facts);
-        let problems = Lint { engine: &engine, file, source, facts }.check(&ast);
+        let problems = Lint { engine: &engine, file, source, facts }.check(&written);
         if !problems.is_empty() {
             return Err(problems);
         }
+        let ast = if has_try(&written) {
+            written
+        } else {
+            engine.set_optimization_level(OptimizationLevel::Simple);
+            self.parse(&engine, &constants)?
+        };
         freeze(&mut engine, &constants);
         let hooks = Hook::ALL.into_iter();
         let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
@@ -218,7 +228,22 @@ impl Load {
     }
 }
 
+/// Rhai 1.27 optimises the blocks of `try` as if nobody took their value, so that a function that
+/// ends in `try { f(); true } catch { false }` returns what `f` did.
+fn has_try(ast: &AST) -> bool {
+    let mut found = false;
+    ast.walk(&mut |path: &[ASTNode]| {
+        found |= matches!(path.last(), Some(ASTNode::Stmt(Stmt::TryCatch(..))));
+        !found
+    });
+    found
+}
+
 /// The constants by bare name, in any function.
+///
+/// The optimiser, where it ran, has put scalars and `CONFIG.key` of a map in place already. What
+/// is left is an array or a map as a whole, of which each use is a copy: its cost grows with its
+/// size, so a hook that uses a large one often takes it into a variable first.
 fn freeze(engine: &mut Engine, constants: &Scope) {
     let frozen: HashMap<String, Dynamic> =
         constants.iter().map(|(name, _, value)| (name.to_owned(), value)).collect();

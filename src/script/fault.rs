@@ -5,10 +5,14 @@ use std::path::PathBuf;
 
 use rhai::{EvalAltResult, Position};
 
+use super::api::show;
 use super::compile::Script;
 use super::diagnostic::source_line;
 use super::hooks::Hook;
 use super::meter::LimitHit;
+
+/// Bytes of a thrown value in a message.
+const MESSAGE: usize = 4 << 10;
 
 #[derive(Debug, Clone)]
 pub struct Fault {
@@ -89,12 +93,12 @@ fn innermost(error: &EvalAltResult) -> (Option<&str>, &EvalAltResult, Position) 
 pub(super) fn text_of(error: &EvalAltResult) -> String {
     if let EvalAltResult::ErrorRuntime(value, _) = error {
         if let Some(map) = value.read_lock::<rhai::Map>() {
-            let field = |name: &str| map.get(name).map(ToString::to_string);
+            let field = |name: &str| map.get(name).map(|value| show::text(value, MESSAGE));
             if let (Some(kind), Some(message)) = (field("kind"), field("message")) {
                 return format!("{kind}: {message}");
             }
         }
-        return value.to_string();
+        return show::text(value, MESSAGE);
     }
     let mut inner = error.to_string();
     let position = error.position();

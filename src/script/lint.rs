@@ -5,6 +5,7 @@ mod closures;
 mod constants;
 mod grants;
 mod members;
+mod results;
 
 use std::path::Path;
 
@@ -29,6 +30,7 @@ impl Lint<'_> {
         self.constants(ast, &mut found);
         self.grants(ast, &mut found);
         self.members(ast, &mut found);
+        self.results(ast, &mut found);
         found
     }
 
@@ -90,7 +92,12 @@ fn call_of<'a>(node: &'a ASTNode<'a>) -> Option<(&'a FnCallExpr, Position)> {
 
 /// The functions by name, each with its body (of all that have this name) and its parameters.
 fn functions(ast: &AST) -> Vec<(String, Vec<String>, AST)> {
-    let body = |name: &str| ast.clone_functions_only_filtered(|_, _, _, n, _| n == name);
+    let body = |name: &str| {
+        // `clone_functions_only_filtered` of Rhai 1.27 filters nothing.
+        let mut body = ast.clone_functions_only();
+        body.retain_functions(|_, _, n, _| n == name);
+        body
+    };
     let parameters =
         |f: &rhai::ScriptFnMetadata| f.params.iter().map(ToString::to_string).collect();
     let functions = ast.iter_functions();

@@ -26,7 +26,7 @@ fn reading(table: &mut Table) {
             "The body; can be set to text, bytes, or a value as JSON.",
             |r: &mut Response| Body(r.clone()),
         )
-        .set("res.body", |r: &mut Response, body: Dynamic| r.0.write(|d| set_body(d, &body)))
+        .set("res.body", set)
         .example(r#"res.body = #{ a: 1 }; res.body.text() == `{"a":1}`"#)
         .function("body.text()", "As text; not of a body that streams through.", |b: &mut Body| {
             text(&b.0)
@@ -65,6 +65,18 @@ fn setting(table: &mut Table) {
         })
         .overload("res.set_bytes(bytes)", |r: &mut Response, v: Dynamic| set_bytes(r, v))
         .example(r#"res.body.set_bytes(blob(3, 65)); res.body.text() == "AAA""#);
+}
+
+fn set(response: &mut Response, value: Dynamic) -> Outcome<()> {
+    if let Some(body) = value.read_lock::<Body>() {
+        // Rhai writes a handle back after each use of it: most often it is the same body.
+        let given = body.0.0.read(|draft| draft.body.clone());
+        if response.0.read(|draft| draft.body != given) {
+            response.0.write(|draft| draft.body = given);
+        }
+        return Ok(());
+    }
+    response.0.write(|draft| set_body(draft, &value))
 }
 
 fn bytes(response: &Response) -> Outcome<Bytes> {

@@ -3,7 +3,8 @@
 use rhai::{Array, Dynamic, Map};
 use serde_json::{Number, Value};
 
-use super::{Outcome, invalid};
+use super::{Outcome, fail, invalid};
+use crate::script::fiber;
 
 /// Deeper values would be dropped, compared and printed by deep recursion.
 pub const DEPTH: usize = 32;
@@ -25,14 +26,60 @@ pub fn from_json(value: &Value) -> Dynamic {
     }
 }
 
+/// Bytes of one document, by a rough count.
+const DOCUMENT: usize = 4 << 20;
+
 pub fn to_json(value: &Dynamic) -> Outcome<Value> {
-    to_json_at(value, DEPTH)
+    to_json_within(value, DOCUMENT)
 }
 
-fn to_json_at(value: &Dynamic, depth: usize) -> Outcome<Value> {
-    if depth == 0 {
-        return Err(invalid(format!("the value is nested more than {DEPTH} deep")));
+/// Plain data of at most so many bytes; one text may stand in many places of a value.
+pub fn to_json_within(value: &Dynamic, most: usize) -> Outcome<Value> {
+    let mut budget = Budget { left: most.min(fiber::room()), most };
+    let value = budget.to_json(value, DEPTH)?;
+    fiber::charge(most - budget.left.min(most));
+    Ok(value)
+}
+
+struct Budget {
+    left: usize,
+    most: usize,
+}
+
+impl Budget {
+    /// Counts a value's text, and the place of the value itself.
+    fn take(&mut self, bytes: usize) -> Outcome<()> {
+        let most = self.most;
+        let left = self.left.checked_sub(bytes + size_of::<Value>());
+        self.left = left.ok_or_else(|| fail("limit", format!("more data than {most} bytes")))?;
+        Ok(())
     }
+
+    fn to_json(&mut self, value: &Dynamic, depth: usize) -> Outcome<Value> {
+        if depth == 0 {
+            return Err(invalid(format!("the value is nested more than {DEPTH} deep")));
+        }
+        if let Some(text) = value.read_lock::<rhai::ImmutableString>() {
+            self.take(text.len())?;
+            return Ok(Value::String(text.to_string()));
+        }
+        self.take(0)?;
+        if let Some(items) = value.read_lock::<Array>() {
+            return items.iter().map(|item| self.to_json(item, depth - 1)).collect();
+        }
+        if let Some(map) = value.read_lock::<Map>() {
+            let mut fields = serde_json::Map::new();
+            for (name, value) in map.iter() {
+                self.take(name.len())?;
+                fields.insert(name.to_string(), self.to_json(value, depth - 1)?);
+            }
+            return Ok(Value::Object(fields));
+        }
+        scalar_json(value)
+    }
+}
+
+fn scalar_json(value: &Dynamic) -> Outcome<Value> {
     if value.is_unit() {
         return Ok(Value::Null);
     }
@@ -46,34 +93,26 @@ fn to_json_at(value: &Dynamic, depth: usize) -> Outcome<Value> {
         let number = Number::from_f64(value);
         return number.map(Value::Number).ok_or_else(|| invalid("JSON has no NaN or infinity"));
     }
-    if let Some(text) = value.read_lock::<rhai::ImmutableString>() {
-        return Ok(Value::String(text.to_string()));
-    }
     if let Ok(value) = value.as_char() {
         return Ok(Value::String(value.to_string()));
     }
-    if let Some(items) = value.read_lock::<Array>() {
-        return items.iter().map(|item| to_json_at(item, depth - 1)).collect();
-    }
-    if let Some(map) = value.read_lock::<Map>() {
-        let field = |(name, value): (&rhai::Identifier, &Dynamic)| {
-            Ok((name.to_string(), to_json_at(value, depth - 1)?))
-        };
-        return map
-            .iter()
-            .map(field)
-            .collect::<Outcome<serde_json::Map<_, _>>>()
-            .map(Value::Object);
-    }
     Err(invalid(format!("{} is not plain data", value.type_name())))
+}
+
+/// Refuses what the run's memory does not hold, before it is made.
+fn room_for(bytes: usize) -> Outcome<()> {
+    fiber::charge(bytes);
+    if bytes <= fiber::room() { Ok(()) } else { Err(fail("limit", "no memory is left")) }
 }
 
 /// Bytes of a string or a blob.
 pub fn bytes_of(value: &Dynamic) -> Outcome<Vec<u8>> {
     if let Some(text) = value.read_lock::<rhai::ImmutableString>() {
+        room_for(text.len())?;
         return Ok(text.as_bytes().to_vec());
     }
     if let Some(blob) = value.read_lock::<rhai::Blob>() {
+        room_for(blob.len())?;
         return Ok(blob.clone());
     }
     Err(invalid(format!("a string or bytes are needed, not {}", value.type_name())))
@@ -82,6 +121,7 @@ pub fn bytes_of(value: &Dynamic) -> Outcome<Vec<u8>> {
 /// A header's or a query parameter's value: string, integer, float, bool, char.
 pub fn scalar_text(value: &Dynamic) -> Outcome<String> {
     if let Some(text) = value.read_lock::<rhai::ImmutableString>() {
+        room_for(text.len())?;
         return Ok(text.to_string());
     }
     if value.is_int() || value.is_float() || value.is_bool() || value.is_char() {

@@ -4,7 +4,7 @@ use http::{HeaderValue, header};
 use rhai::{Array, Dynamic, Map};
 
 use super::convert::scalar_text;
-use super::objects::{Request, Response};
+use super::objects::{Request, Response, check_line};
 use super::table::Table;
 use super::{Outcome, invalid};
 
@@ -15,22 +15,27 @@ pub fn area(table: &mut Table) {
     table.area("Cookies");
     table
         .index_get("cookies[name]", "The value or `()`; set to a string, or `()` to remove.", get)
+        .example(r#"req.cookies["new"] = "1"; req.headers["cookie"] == "sid=abc; lang=de; new=1""#)
         .index_set(set)
         .function(
             "cookies.contains(name)",
             "Whether it is there.",
             |c: &mut Cookies, name: &str| pairs(c).iter().any(|(k, _)| k == name),
         )
+        .example(r#"req.cookies.contains("sid")"#)
         .function("cookies.names()", "The names.", |c: &mut Cookies| -> Array {
             pairs(c).into_iter().map(|(name, _)| name.into()).collect()
         })
+        .example(r#"req.cookies.names() == ["sid", "lang"]"#)
         .function("cookies.remove(name)", "Removes one.", |c: &mut Cookies, name: &str| {
             write(c, pairs(c).into_iter().filter(|(k, _)| k != name))
         })
+        .example(r#"req.cookies.remove("sid"); req.headers["cookie"] == "lang=de""#)
         .function("cookies.retain(names)", "Keeps only these.", |c: &mut Cookies, names: Array| {
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
             write(c, pairs(c).into_iter().filter(|(k, _)| names.contains(k)))
-        });
+        })
+        .example(r#"req.cookies.retain(["lang"]); req.headers["cookie"] == "lang=de""#);
 }
 
 fn pairs(cookies: &Cookies) -> Vec<(String, String)> {
@@ -46,6 +51,7 @@ fn pairs(cookies: &Cookies) -> Vec<(String, String)> {
 
 fn write(cookies: &Cookies, pairs: impl Iterator<Item = (String, String)>) -> Outcome<()> {
     let line = pairs.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ");
+    check_line("the Cookie header", line.len())?;
     let value = HeaderValue::from_bytes(line.as_bytes());
     let value = value.map_err(|_| invalid("a cookie has no control characters"))?;
     cookies.0.0.write(|draft| {
@@ -126,6 +132,7 @@ pub fn set_cookie(response: &Response, name: &str, value: &str, options: &Map) -
     if http_only {
         line.push_str("; HttpOnly");
     }
+    check_line("a cookie", line.len())?;
     let value = HeaderValue::from_str(&line);
     let value = value.map_err(|_| invalid("a cookie has no control characters"))?;
     response.0.write(|draft| draft.headers.append(header::SET_COOKIE, value));

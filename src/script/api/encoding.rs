@@ -17,12 +17,15 @@ pub fn area(table: &mut Table) {
         .function("base64url::encode(data)", "Without padding.", |d: Dynamic| {
             encode(&BASE64URL_NOPAD, &d)
         })
+        .example(r#"base64url::encode("hi?>") == "aGk_Pg""#)
         .function("base64url::decode(text)", "To bytes; padding is ignored.", |t: &str| {
             decode(&BASE64URL_NOPAD, t.trim_end_matches('='))
         })
+        .example(r#"base64url::decode("aGk_Pg").as_string() == "hi?>""#)
         .function("hex::encode(data)", "In lower case.", |d: Dynamic| encode(&HEXLOWER, &d))
         .example(r#"hex::encode("hi") == "6869""#)
-        .function("hex::decode(text)", "To bytes.", |t: &str| decode(&HEXLOWER_PERMISSIVE, t));
+        .function("hex::decode(text)", "To bytes.", |t: &str| decode(&HEXLOWER_PERMISSIVE, t))
+        .example(r#"hex::decode("6869").as_string() == "hi""#);
 }
 
 fn encode(encoding: &Encoding, data: &Dynamic) -> Outcome<String> {

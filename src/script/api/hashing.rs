@@ -18,22 +18,27 @@ pub fn area(table: &mut Table) {
     table.area("Hashes");
     table
         .function("hash::sha1(data)", "In hex.", digest::<Sha1>)
+        .example(r#"hash::sha1("abc").starts_with("a9993e36")"#)
         .function("hash::sha256(data)", "In hex.", digest::<Sha256>)
         .example(r#"hash::sha256("abc").starts_with("ba7816bf")"#)
         .function("hash::sha512(data)", "In hex.", digest::<Sha512>)
+        .example(r#"hash::sha512("abc").starts_with("ddaf35a1")"#)
         .function("hash::md5(data)", "In hex; not for security.", digest::<Md5>)
         .example(r#"hash::md5("") == "d41d8cd98f00b204e9800998ecf8427e""#)
         .function("hash::xxh(data)", "64 bits in hex; fast, not for security.", |d: Dynamic| {
             bytes_of(&d).map(|bytes| format!("{:016x}", xxh64(&bytes, 0)))
         })
+        .example(r#"hash::xxh("abc") == "44bc2cf5ad770999""#)
         .function("hash::bucket(id, salt, n)", "0 to n-1, always the same for an id.", bucket)
         .example(r#"hash::bucket("u1", "exp", 10) == hash::bucket("u1", "exp", 10)"#);
     table.area("HMAC");
     table
         .function("hmac::sha1(key, data)", "In hex; the key is a Secret or a string.", mac_sha1)
+        .example(r#"hmac::sha1("key", "data").len == 40"#)
         .function("hmac::sha256(key, data)", "In hex.", mac_sha256)
         .example(r#"hmac::sha256("key", "data").len == 64"#)
         .function("hmac::sha512(key, data)", "In hex.", mac_sha512)
+        .example(r#"hmac::sha512("key", "data").len == 128"#)
         .function("crypto::equal(a, b)", "Compares in constant time.", equal)
         .example(r#"crypto::equal("a", "a") && !crypto::equal("a", "b")"#);
 }

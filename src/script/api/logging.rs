@@ -3,50 +3,83 @@
 use log::Level;
 use rhai::{Array, Dynamic, ImmutableString, Map, NativeCallContext};
 
-use super::Outcome;
 use super::state::State;
 use super::table::Table;
+use super::{Outcome, show};
 
 /// Bytes of one message.
 const MESSAGE: usize = 8 << 10;
+/// Bytes of one field.
+const FIELD: usize = 1 << 10;
 /// Fields of one line.
 const FIELDS: usize = 32;
 
 pub fn area(table: &mut Table) {
     table.area("Log");
-    level(table, "log::debug(message, fields)", Level::Debug);
-    level(table, "log::info(message, fields)", Level::Info);
-    level(table, "log::warn(message, fields)", Level::Warn);
-    level(table, "log::error(message, fields)", Level::Error);
-    // Rhai has its own `print` for each of these types, so each is replaced.
+    level(
+        table,
+        Level::Info,
+        ["log::info(message, fields)", "log::info(message)"],
+        r##"log::info("seen", #{ path: req.path }); true"##,
+    );
+    level(
+        table,
+        Level::Warn,
+        ["log::warn(message, fields)", "log::warn(message)"],
+        r##"log::warn("seen", #{ path: req.path }); true"##,
+    );
+    level(
+        table,
+        Level::Error,
+        ["log::error(message, fields)", "log::error(message)"],
+        r##"log::error("seen", #{ path: req.path }); true"##,
+    );
     table
-        .function("print(value)", "As log::info.", |c: NativeCallContext, v: Dynamic| print(&c, &v))
-        .overload("print(text)", |c: NativeCallContext, v: ImmutableString| print(&c, &v.into()))
-        .overload("print(int)", |c: NativeCallContext, v: i64| print(&c, &v.into()))
-        .overload("print(float)", |c: NativeCallContext, v: f64| print(&c, &v.into()))
-        .overload("print(bool)", |c: NativeCallContext, v: bool| print(&c, &v.into()))
-        .overload("print(char)", |c: NativeCallContext, v: char| print(&c, &v.into()))
-        .overload("print(unit)", |c: NativeCallContext, (): ()| print(&c, &"".into()))
-        .overload("print(array)", |c: NativeCallContext, v: Array| print(&c, &v.into()))
-        .overload("print(map)", |c: NativeCallContext, v: Map| print(&c, &v.into()));
+        .function("print(value)", "As log::info.", |c: NativeCallContext, v: Dynamic| {
+            print(&c, Level::Info, &v)
+        })
+        .example(r#"print("seen"); true"#)
+        .function(
+            "debug(value)",
+            "As print, at the level debug.",
+            |c: NativeCallContext, v: Dynamic| print(&c, Level::Debug, &v),
+        )
+        .example(r#"debug(#{ a: 1 }); true"#);
+    typed(table, "print(value)", Level::Info);
+    typed(table, "debug(value)", Level::Debug);
 }
 
-fn level(table: &mut Table, signature: &'static str, level: Level) {
+/// Rhai has its own `print` and `debug` for each of these types, so each is replaced.
+fn typed(table: &mut Table, name: &'static str, level: Level) {
+    table
+        .hidden(name, move |c: NativeCallContext, v: ImmutableString| print(&c, level, &v.into()))
+        .hidden(name, move |c: NativeCallContext, v: i64| print(&c, level, &v.into()))
+        .hidden(name, move |c: NativeCallContext, v: f64| print(&c, level, &v.into()))
+        .hidden(name, move |c: NativeCallContext, v: bool| print(&c, level, &v.into()))
+        .hidden(name, move |c: NativeCallContext, v: char| print(&c, level, &v.into()))
+        .hidden(name, move |c: NativeCallContext, (): ()| print(&c, level, &"".into()))
+        .hidden(name, move |c: NativeCallContext, v: Array| print(&c, level, &v.into()))
+        .hidden(name, move |c: NativeCallContext, v: Map| print(&c, level, &v.into()));
+}
+
+fn level(table: &mut Table, level: Level, forms: [&'static str; 2], example: &'static str) {
+    let [signature, short] = forms;
     table
         .function(
             signature,
-            "A line in the log; the fields may be left out.",
+            "A line in the log, with fields of its own.",
             move |c: NativeCallContext, message: Dynamic, fields: Map| {
                 write(&c, level, &message, &fields)
             },
         )
-        .overload(signature, move |c: NativeCallContext, message: Dynamic| {
+        .example(example)
+        .overload(short, move |c: NativeCallContext, message: Dynamic| {
             write(&c, level, &message, &Map::new())
         });
 }
 
-fn print(context: &NativeCallContext, value: &Dynamic) -> Outcome<ImmutableString> {
-    write(context, Level::Info, value, &Map::new())?;
+fn print(context: &NativeCallContext, level: Level, value: &Dynamic) -> Outcome<ImmutableString> {
+    write(context, level, value, &Map::new())?;
     // Rhai hands this on to its own printing, which is off.
     Ok(ImmutableString::new())
 }
@@ -59,19 +92,10 @@ fn write(
 ) -> Outcome<()> {
     let state = State::of(context)?;
     let fields: Vec<(String, String)> =
-        fields.iter().take(FIELDS).map(|(k, v)| (k.to_string(), text(v))).collect();
+        fields.iter().take(FIELDS).map(|(k, v)| (k.to_string(), show::text(v, FIELD))).collect();
     // While a script is loaded there is no host, and nobody to tell.
     if let Ok(host) = state.host() {
-        host.log(level, &text(message), &fields);
+        host.log(level, &show::text(message, MESSAGE), &fields);
     }
     Ok(())
-}
-
-fn text(value: &Dynamic) -> String {
-    let mut text = value.to_string();
-    if text.len() > MESSAGE {
-        let end = (0..=MESSAGE).rev().find(|at| text.is_char_boundary(*at));
-        text.truncate(end.unwrap_or(0));
-    }
-    text
 }

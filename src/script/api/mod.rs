@@ -21,6 +21,7 @@ mod request;
 mod response;
 mod safe;
 mod secret;
+pub mod show;
 mod state;
 mod table;
 mod text;
@@ -75,6 +76,9 @@ fn table() -> table::Table {
     time::area(&mut table);
     logging::area(&mut table);
     safe::area(&mut table);
+    show::area(&mut table);
+    #[cfg(test)]
+    table.hidden("panic_for_test()", || -> () { panic!("as the test wants") });
     table
 }
 

@@ -132,9 +132,21 @@ pub fn header_name(name: &str) -> Outcome<HeaderName> {
     parsed.map_err(|_| invalid(format!("\"{name}\" is not a header's name")))
 }
 
+/// Bytes of a header's value, a path or a query.
+const LINE: usize = 64 << 10;
+
+/// Refuses what no peer would take.
+pub fn check_line(what: &str, bytes: usize) -> Outcome<()> {
+    if bytes <= LINE {
+        return Ok(());
+    }
+    Err(super::fail("limit", format!("{what} has at most {LINE} bytes")))
+}
+
 /// A scalar or bytes as the value of `name`.
 pub fn header_value(name: &HeaderName, value: &Dynamic) -> Outcome<HeaderValue> {
     let bytes = if value.is_blob() { bytes_of(value)? } else { scalar_text(value)?.into_bytes() };
+    check_line("a header", bytes.len())?;
     HeaderValue::from_bytes(&bytes).map_err(|_| {
         invalid(format!("the value of header {name} has a line break or another control character"))
     })

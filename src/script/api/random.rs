@@ -16,6 +16,7 @@ pub fn area(table: &mut Table) {
         .function("random::int(low, high)", "Both included.", int)
         .example("random::int(3, 3) == 3")
         .function("random::bytes(n)", "Up to 4096 bytes.", bytes)
+        .example("random::bytes(8).len == 8")
         .function("random::uuid()", "A version 4 UUID.", uuid)
         .example("random::uuid().len == 36")
         .function(

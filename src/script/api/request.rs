@@ -6,7 +6,7 @@ use rhai::Dynamic;
 use super::client::ClientHandle;
 use super::cookies::Cookies;
 use super::ctx::CtxHandle;
-use super::objects::{Headers, Request, set_host};
+use super::objects::{Headers, Request, check_line, set_host};
 use super::query::{Query, set_query};
 use super::table::Table;
 use super::{Outcome, invalid};
@@ -25,51 +25,67 @@ fn reading(table: &mut Table) {
         .get("req.method", "The method; can be set.", |r: &mut Request| {
             r.0.read(|d| d.method.to_string())
         })
+        .example(r#"req.method == "GET""#)
         .get("req.scheme", "`http` or `https`.", |r: &mut Request| r.0.read(|d| d.scheme.clone()))
+        .example(r#"req.scheme == "http""#)
         .get(
             "req.host",
             "The host as the client sent it, with its port if it has one; can be set, which sets the \
              Host header too.", |r: &mut Request| {
             r.0.read(|d| d.host.clone())
         })
+        .example(r#"req.host = "b.test"; req.headers["host"] == "b.test""#)
         .get("req.path", "The path as sent, still encoded; can be set.", |r: &mut Request| {
             r.0.read(|d| d.path.clone())
         })
+        .example(r#"req.path = "/new"; req.path.starts_with("/n")"#)
         .get("req.url", "The whole URL.", |r: &mut Request| r.0.read(url))
+        .example(r#"req.url == "http://shop.test/item/7?a=1&b=2""#)
         .get("req.version", "`HTTP/1.1` or `HTTP/2.0`.", |r: &mut Request| {
             r.0.read(|d| format!("{:?}", d.version))
         })
+        .example(r#"req.version == "HTTP/1.1""#)
         .get("req.id", "The request's id, as in the logs.", |r: &mut Request| {
             r.0.read(|d| d.id.clone())
         })
+        .example(r#"req.id != """#)
         .get("req.route", "The route's name.", |r: &mut Request| r.0.read(|d| d.route.clone()))
+        .example(r#"req.route == "test""#)
         .get("req.upstream", "The upstream's name or `()`; can be set.", |r: &mut Request| {
             r.0.read(|d| d.upstream.clone()).map_or(Dynamic::UNIT, Into::into)
         })
+        .example(r#"req.upstream == () && { req.upstream = "blue"; true }"#)
         .get("req.ua", "The User-Agent, or an empty string.", |r: &mut Request| {
             r.0.read(|d| header(d, "user-agent").unwrap_or_default())
-        });
+        })
+        .example(r#"req.ua.starts_with("curl/")"#);
 }
 
 fn parts(table: &mut Table) {
     table
         .get("req.headers", "The headers.", |r: &mut Request| Headers::Request(r.clone()))
+        .example(r#"req.headers["Accept"] == "text/html""#)
         .get("req.query", "The query's parameters; can be set as text.", |r: &mut Request| {
             Query::Request(r.clone())
         })
+        .example(r#"req.query["a"] == "1""#)
         .get("req.cookies", "The cookies.", |r: &mut Request| Cookies(r.clone()))
+        .example(r#"req.cookies["sid"] == "abc""#)
         .get("req.client", "Who sent it.", |r: &mut Request| {
             r.0.read(|d| ClientHandle(std::sync::Arc::new(d.client.clone())))
         })
+        .example(r#"req.client.ip == "127.0.0.1""#)
         .get("req.ctx", "Data kept for this request's later hooks.", |r: &mut Request| {
             r.0.read(|d| CtxHandle(d.ctx.clone()))
         })
+        .example(r#"req.ctx.user = "ann"; req.ctx.user == "ann""#)
         .get("req.params", "The parts that the route's path captured.", |r: &mut Request| {
             r.0.read(|d| {
                 let part = |(k, v): &(String, String)| (k.as_str().into(), v.as_str().into());
                 d.params.iter().map(part).collect::<rhai::Map>()
             })
-        });
+        })
+        .example(r#"req.params.id == "7""#);
 }
 
 fn setting(table: &mut Table) {
@@ -97,6 +113,7 @@ fn set_path(request: &mut Request, path: &str) -> Outcome<()> {
 }
 
 pub fn check_path(path: &str) -> Outcome<()> {
+    check_line("a path", path.len())?;
     let plain = path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
     if path.starts_with('/') && plain {
         return Ok(());

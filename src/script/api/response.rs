@@ -18,10 +18,13 @@ pub fn area(table: &mut Table) {
     table.area("Error");
     table
         .get("err.kind", "What went wrong, as a word.", |e: &mut ErrorInfo| e.kind.clone())
+        .example(r#"err.kind == "connect""#)
         .get("err.status", "The status that the client would get.", |e: &mut ErrorInfo| {
             i64::from(e.status)
         })
-        .get("err.message", "What went wrong, for the log.", |e: &mut ErrorInfo| e.message.clone());
+        .example("err.status == 502")
+        .get("err.message", "What went wrong, for the log.", |e: &mut ErrorInfo| e.message.clone())
+        .example(r#"err.message != """#);
 }
 
 fn constructors(table: &mut Table) {
@@ -39,16 +42,20 @@ fn constructors(table: &mut Table) {
         .function("Response::text(text)", "200 with plain text.", |text: &str| {
             typed("text/plain; charset=utf-8", text)
         })
+        .example(r#"Response::text("hi").headers["content-type"] == "text/plain; charset=utf-8""#)
         .function("Response::html(text)", "200 with HTML.", |text: &str| {
             typed("text/html; charset=utf-8", text)
         })
+        .example(r#"Response::html("<p>hi</p>").is_html()"#)
         .function("Response::json(value)", "200 with a value as JSON.", json)
         .example(r#"Response::json(#{ a: 1 }).text() == `{"a":1}`"#)
         .function("Response::redirect(url)", "302 to a URL.", |url: &str| redirect(url, 302))
+        .example(r#"Response::redirect("/login").status == 302 && Response::redirect("/new", 301).status == 301"#)
         .overload("Response::redirect(url, status)", redirect)
         .function("Response::empty()", "204.", || {
             Response::new(ResponseDraft::new(StatusCode::NO_CONTENT, Bytes::new()))
-        });
+        })
+        .example("Response::empty().status == 204");
 }
 
 fn made(status: i64, headers: Option<Map>, body: Dynamic) -> Outcome<Response> {
@@ -87,25 +94,32 @@ fn properties(table: &mut Table) {
         .get("res.status", "The status; can be set.", |r: &mut Response| {
             r.0.read(|d| i64::from(d.status.as_u16()))
         })
+        .example("res.status = 404; res.status == 404")
         .set("res.status", |r: &mut Response, status: i64| -> Outcome<()> {
             let status = status_of(status)?;
             r.0.write(|d| d.status = status);
             Ok(())
         })
         .get("res.headers", "The headers.", |r: &mut Response| Headers::Response(r.clone()))
-        .get("res.from", "`origin`, `filter`, `proxy` or `cache`.", |r: &mut Response| {
+        .example(r#"res.headers["x-a"] = "1"; res.headers["X-A"] == "1""#)
+        .get("res.from", "Who made it: `origin`, `filter`, `proxy` or `cache`.", |r: &mut Response| {
             r.0.read(|d| d.from.name())
         })
+        .example(r#"res.from == "origin""#)
         .get("res.ok", "Whether the status is 2xx.", |r: &mut Response| {
             r.0.read(|d| d.status.is_success())
         })
+        .example("res.ok && !response(404).ok")
         .function("res.is_html()", "By its content type.", |r: &mut Response| is_type(r, "html"))
+        .example("res.is_html()")
         .function("res.is_json()", "By its content type.", |r: &mut Response| is_type(r, "json"))
+        .example("Response::json([]).is_json()")
         .function(
             "res.set_cookie(name, value, options)",
             "Adds a cookie. Options: path, domain, max_age, secure, http_only, same_site.",
             |r: &mut Response, n: &str, v: &str, o: Map| set_cookie(r, n, v, &o),
         )
+        .example(r#"res.set_cookie("a", "1", #{ max_age: 60 }); res.headers["set-cookie"] == "a=1; Max-Age=60; Path=/; SameSite=Lax; Secure; HttpOnly""#)
         .overload("res.set_cookie(name, value)", |r: &mut Response, n: &str, v: &str| {
             set_cookie(r, n, v, &Map::new())
         });

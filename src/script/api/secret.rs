@@ -15,8 +15,9 @@ pub fn area(table: &mut Table) {
     table.area("Secrets");
     table
         .function("secret(name)", "A secret of this filter's configuration, opaque.", secret)
-        .overload("to_string(secret)", |_: &mut Handle| "***")
-        .overload("to_debug(secret)", |_: &mut Handle| "***");
+        .example(r#"hmac::sha256(secret("key"), "data").len == 64"#)
+        .hidden("to_string(secret)", |_: &mut Handle| "***")
+        .hidden("to_debug(secret)", |_: &mut Handle| "***");
 }
 
 fn secret(context: NativeCallContext, name: &str) -> Outcome<Handle> {

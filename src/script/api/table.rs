@@ -74,6 +74,19 @@ impl Table {
         self.register(signature, function)
     }
 
+    /// A function that the reference does not list.
+    pub fn hidden<A: 'static, const N: usize, const X: bool, R, const F: bool, T>(
+        &mut self,
+        signature: &'static str,
+        function: T,
+    ) -> &mut Self
+    where
+        R: rhai::Variant + Clone,
+        T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
+    {
+        self.register(signature, function)
+    }
+
     fn document(&mut self, signature: &'static str, text: &'static str) {
         let doc = Doc { area: self.area, signature, text, example: None, overloads: Vec::new() };
         self.docs.push(doc);

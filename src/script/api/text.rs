@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use regex::RegexBuilder;
-use rhai::{Array, Dynamic, Map};
+use rhai::{Dynamic, Map};
 
+use super::safe::listed;
 use super::table::Table;
 use super::{Outcome, fail};
+use crate::script::fiber;
 
 /// Bytes of one compiled expression.
 const REGEX_SIZE: usize = 1 << 20;
@@ -20,6 +22,7 @@ pub fn area(table: &mut Table) {
         .function("html::escape(text)", "Safe as text and in attributes.", escape)
         .example(r#"html::escape("<a>") == "&lt;a&gt;""#)
         .function("regex(pattern)", "Best as a constant at the top level.", regex_of)
+        .example(r#"regex("^/api/v[0-9]+/").is_match("/api/v2/users")"#)
         .function("re.is_match(text)", "Whether it matches anywhere.", |r: &mut Regex, t: &str| {
             r.0.is_match(t)
         })
@@ -27,9 +30,11 @@ pub fn area(table: &mut Table) {
         .function("re.find(text)", "The first match or `()`.", |r: &mut Regex, t: &str| {
             r.0.find(t).map_or(Dynamic::UNIT, |found| found.as_str().into())
         })
-        .function("re.find_all(text)", "All matches.", |r: &mut Regex, t: &str| -> Array {
-            r.0.find_iter(t).map(|found| found.as_str().into()).collect()
+        .example(r#"regex("[0-9]+").find("a12b3") == "12""#)
+        .function("re.find_all(text)", "All matches.", |r: &mut Regex, t: &str| {
+            listed(t, r.0.find_iter(t).map(|found| found.as_str()))
         })
+        .example(r#"regex("[0-9]+").find_all("a12b3") == ["12", "3"]"#)
         .function("re.captures(text)", "A map by number and name, or `()`.", captures)
         .example(r#"regex("(?P<y>[0-9]+)").captures("in 2024").y == "2024""#)
         .function("re.replace(text, by)", "Replaces all matches; `$1` is a group.", replace)
@@ -41,6 +46,7 @@ pub fn area(table: &mut Table) {
 }
 
 fn escape(text: &str) -> String {
+    fiber::charge(text.len());
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

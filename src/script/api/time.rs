@@ -18,17 +18,21 @@ pub fn area(table: &mut Table) {
         .function("time::now_ms()", "Milliseconds since 1970.", || {
             i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
         })
+        .example("time::now_ms() / 1000 >= time::unix() - 1")
         .function("time::unix()", "Seconds since 1970.", unix)
+        .example("time::unix() > 1700000000")
         .function("time::http_date(unix)", "As in the Date header.", |t: i64| {
             point(t).map(httpdate::fmt_http_date)
         })
         .example(r#"time::http_date(0) == "Thu, 01 Jan 1970 00:00:00 GMT""#)
         .function("time::parse_http_date(text)", "Seconds since 1970.", parse)
+        .example(r#"time::parse_http_date("Thu, 01 Jan 1970 00:00:10 GMT") == 10"#)
         .function("time::rfc3339(unix)", "As 1970-01-01T00:00:00Z.", rfc3339)
         .example(r#"time::rfc3339(951782400) == "2000-02-29T00:00:00Z""#)
         .function("sleep(seconds)", "Suspends this script; nobody else waits.", |s: i64| {
             sleep(&s.into())
         })
+        .example("sleep(0.001); true")
         .overload("sleep(seconds)", |s: f64| sleep(&s.into()));
 }
 

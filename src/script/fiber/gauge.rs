@@ -9,7 +9,9 @@ use super::{Resume, Suspend, registers, stack};
 use crate::script::meter::{LimitHit, LimitKind, Limits, RunFigures};
 
 /// Operations between two looks at the clock.
-const CHECK_EVERY: i32 = 128;
+const CHECK_EVERY: i32 = 32;
+/// Bytes that a native works through in the time of about one operation.
+const BYTES_PER_OPERATION: usize = 64;
 /// How long a script runs before it lets its neighbours run.
 const SLICE: Duration = Duration::from_micros(500);
 
@@ -79,7 +81,7 @@ impl Gauge {
     }
 
     fn count_operations(&self, fuel_left: i32) {
-        let used = u64::try_from(CHECK_EVERY - fuel_left.max(0)).unwrap_or(0);
+        let used = u64::try_from(CHECK_EVERY.saturating_sub(fuel_left)).unwrap_or(0);
         self.operations.set(self.operations.get() + used);
     }
 
@@ -99,6 +101,9 @@ impl Gauge {
         self.stop.set(Some(stop));
     }
 
+    pub fn top_for_debug(&self) -> usize {
+        self.stack_top
+    }
     pub fn is_deep(&self) -> bool {
         self.deep.get()
     }
@@ -170,6 +175,14 @@ pub fn progress() -> bool {
     let marker = 0u8;
     let stack_pointer = std::ptr::addr_of!(marker) as usize;
     !registers::burn(stack_pointer) || look(stack_pointer)
+}
+
+/// For natives: counts their work on so many bytes, which the engine does not see.
+pub fn charge(bytes: usize) {
+    let operations = i32::try_from(bytes / BYTES_PER_OPERATION).unwrap_or(i32::MAX);
+    if operations > 0 {
+        registers::set_fuel(registers::fuel().saturating_sub(operations));
+    }
 }
 
 #[inline(never)]

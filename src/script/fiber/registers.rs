@@ -82,6 +82,15 @@ pub fn memory() -> isize {
     REGISTERS.with(|cells| cells.memory.get())
 }
 
+/// Bytes that the running fiber may still take; no bound outside of fibers.
+#[inline(never)]
+pub fn room() -> usize {
+    REGISTERS.with(|cells| {
+        let left = cells.memory_limit.get().saturating_sub(cells.memory.get());
+        usize::try_from(left).unwrap_or(0)
+    })
+}
+
 #[inline(never)]
 pub fn fuel() -> i32 {
     REGISTERS.with(|cells| cells.fuel.get())

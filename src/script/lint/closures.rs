@@ -57,29 +57,48 @@ impl Lint<'_> {
     }
 
     fn closure(&self, place: &Place, body: &AST, functions: &Functions) -> Option<Diagnostic> {
-        let names = place.captured.join(", ");
-        let kept = || {
-            let message = format!("this closure uses {names} from outside, and could outlive it");
-            let hint = "write it where it is called, as in list.map(|x| ..), or give it what it \
-                        needs as parameters";
-            Some(self.problem(place.position, message).with_hint(Some(hint.to_owned())))
-        };
-        if let Some(ASTNode::Stmt(Stmt::Var(definition, ..))) = place.around.last() {
-            return if only_called(body, &definition.0.name) { None } else { kept() };
+        match place.used(body, functions) {
+            Use::AtOnce => None,
+            Use::Kept => {
+                let names = place.captured.join(", ");
+                let message =
+                    format!("this closure uses {names} from outside, and could outlive it");
+                let hint = "write it where it is called, as in list.map(|x| ..), or give it what \
+                            it needs as parameters";
+                Some(self.problem(place.position, message).with_hint(Some(hint.to_owned())))
+            }
+            Use::Racing(name) => {
+                let message = format!("this closure uses {name} while {name} itself is in use");
+                let hint = format!("make a copy before: let copy = {name};");
+                Some(self.problem(place.position, message).with_hint(Some(hint)))
+            }
         }
-        let Some((call, method)) = place.around.last().and_then(called) else { return kept() };
-        let Some(index) = call.args.iter().position(|arg| std::ptr::eq(arg, place.closure)) else {
-            return kept();
-        };
-        if !calls_at_once(call, method, index) && !calls_only(call, index, functions) {
-            return kept();
+    }
+}
+
+/// What becomes of a closure.
+#[derive(PartialEq)]
+enum Use {
+    AtOnce,
+    Kept,
+    /// Called by a function of this variable, which it captures.
+    Racing(String),
+}
+
+impl Place<'_> {
+    fn used(&self, body: &AST, functions: &Functions) -> Use {
+        match self.around.last() {
+            Some(ASTNode::Stmt(Stmt::Var(definition, ..))) => {
+                use_of(body, &definition.0.name, &self.captured)
+            }
+            Some(around) if called(around).is_some() => {
+                match given_to(self.around, self.closure, &self.captured) {
+                    Use::Kept => given_to_script(around, self.closure, functions),
+                    other => other,
+                }
+            }
+            _ => Use::Kept,
         }
-        let receiver =
-            if method { receiver(place.around) } else { call.args.first().and_then(root) };
-        let receiver = receiver.filter(|name| place.captured.contains(name))?;
-        let message = format!("this closure uses {receiver} while {receiver} itself is in use");
-        let hint = format!("make a copy before: let copy = {receiver};");
-        Some(self.problem(place.position, message).with_hint(Some(hint)))
     }
 }
 
@@ -99,41 +118,55 @@ fn called<'a>(node: &'a ASTNode<'a>) -> Option<(&'a FnCallExpr, bool)> {
     Some((call, matches!(node, ASTNode::Expr(Expr::MethodCall(..)))))
 }
 
-fn calls_at_once(call: &FnCallExpr, method: bool, index: usize) -> bool {
+/// The use that the innermost call of `around` makes of its argument.
+fn given_to(around: &[ASTNode], argument: &Expr, captured: &[&str]) -> Use {
+    let Some((call, method)) = around.last().and_then(called) else { return Use::Kept };
+    let index = call.args.iter().position(|arg| std::ptr::eq(arg, argument));
     let first = if method { 0 } else { 1 };
-    call.namespace.is_empty() && index == first && CALLED_AT_ONCE.contains(&call.name.as_str())
+    let native = call.namespace.is_empty() && CALLED_AT_ONCE.contains(&call.name.as_str());
+    if !native || index != Some(first) {
+        return Use::Kept;
+    }
+    let receiver = if method { receiver(around) } else { call.args.first().and_then(root) };
+    match receiver.filter(|name| captured.contains(name)) {
+        Some(receiver) => Use::Racing(receiver.to_owned()),
+        None => Use::AtOnce,
+    }
 }
 
-fn calls_only(call: &FnCallExpr, index: usize, functions: &Functions) -> bool {
-    let mut candidates = functions.iter().filter(|(name, parameters, _)| {
+/// The use that the script's own function makes of a parameter.
+fn given_to_script(around: &ASTNode, argument: &Expr, functions: &Functions) -> Use {
+    let Some((call, false)) = called(around) else { return Use::Kept };
+    let index = call.args.iter().position(|arg| std::ptr::eq(arg, argument));
+    let (Some(index), true) = (index, call.namespace.is_empty()) else { return Use::Kept };
+    let mut functions = functions.iter().filter(|(name, parameters, _)| {
         *name == call.name.as_str() && parameters.len() == call.args.len()
     });
-    let Some((_, parameters, body)) = candidates.next() else { return false };
-    call.namespace.is_empty() && parameters.get(index).is_some_and(|name| only_called(body, name))
+    let parameter = functions.next().and_then(|(_, names, body)| Some((names.get(index)?, body)));
+    parameter.map_or(Use::Kept, |(name, body)| use_of(body, name, &[]))
 }
 
-/// Whether a variable is only used as `f.call(..)`, or given to what calls it at once.
-fn only_called(body: &AST, name: &str) -> bool {
-    let mut only = true;
+/// Of a variable that holds a closure: only `f.call(..)`, or given to what calls it at once.
+fn use_of(body: &AST, name: &str, captured: &[&str]) -> Use {
+    let mut found = Use::AtOnce;
     body.walk(&mut |path: &[ASTNode]| {
-        let [.., around, ASTNode::Expr(used @ Expr::Variable(variable, ..))] = path else {
+        let [outer @ .., ASTNode::Expr(used @ Expr::Variable(variable, ..))] = path else {
             return true;
         };
         if variable.1 == name {
-            only &= match (around, called(around)) {
-                (ASTNode::Expr(Expr::Dot(chain, ..)), _) => {
-                    std::ptr::eq(*used, &chain.lhs) && is_call(&chain.rhs)
+            found = match outer.last() {
+                Some(ASTNode::Expr(Expr::Dot(chain, ..)))
+                    if std::ptr::eq(*used, &chain.lhs) && is_call(&chain.rhs) =>
+                {
+                    Use::AtOnce
                 }
-                (_, Some((call, method))) => {
-                    let index = call.args.iter().position(|arg| std::ptr::eq(arg, *used));
-                    index.is_some_and(|index| calls_at_once(call, method, index))
-                }
-                _ => false,
+                // The capture itself, for another closure or in its own list.
+                _ => given_to(outer, used, captured),
             };
         }
-        only
+        found == Use::AtOnce
     });
-    only
+    found
 }
 
 fn is_call(expr: &Expr) -> bool {

@@ -100,6 +100,24 @@ fn rss() -> usize {
 #[test]
 fn scratch_walk() {
     let e = rhai::Engine::new();
-    let ast = e.compile("fn on_request(req) { let x = [1]; let f = || x; x.push(f); 0 }").unwrap();
-    ast.walk(&mut |p: &[rhai::ASTNode]| { eprintln!("{} {:?}", p.len(), p.last().unwrap()); true });
+    let mut scope = rhai::Scope::new();
+    scope.push_constant_dynamic("L", vec![rhai::Dynamic::from(1_i64)].into());
+    scope.push_constant_dynamic("S", "text".into());
+    scope.push_constant_dynamic("M", rhai::Map::from_iter([("a".into(), 1_i64.into())]).into());
+    for src in [
+        "L[0] = 1",
+        "L += 1",
+        "M.a",
+        "M.a = 1",
+        "S + 1",
+        "let m = #{ speak: |x| x + 1, b: 2 }; m.x = |x| x;",
+        "secret(`a`)",
+        "let x = []; let m = #{ f: || x };",
+    ] {
+        let ast = e.compile_with_scope(&scope, format!("fn on_request(req) {{ {src} }}")).unwrap();
+        ast.walk(&mut |p: &[rhai::ASTNode]| {
+            eprintln!("{} {:?}", p.len(), p.last().unwrap());
+            true
+        });
+    }
 }

@@ -1,0 +1,144 @@
+//! What is refused when a script is loaded, and what must not be.
+
+use super::*;
+
+fn refused(source: &str, text: &str, at: (usize, usize)) {
+    let found = problem(source);
+    let shown = found.to_string();
+    assert!(shown.contains(text), "{source}: {shown}");
+    assert_eq!((found.line, found.column), at, "{source}: {shown}");
+}
+
+#[test]
+fn properties_that_do_not_exist_are_found_with_their_place() {
+    refused("fn on_request(req) {\n  req.paht\n}", "did you mean req.path?", (2, 7));
+    refused("fn on_request(r) {\n  r.paht = 1;\n}", "did you mean r.path?", (2, 5));
+    refused("fn on_response(res, req) {\n  res.sttus\n}", "did you mean res.status?", (2, 7));
+    refused("fn on_error(err, req) {\n  err.knd\n}", "did you mean err.kind?", (2, 7));
+    refused("fn on_request(req) { [1].map(|x| 1); req.bearer }", "write req.bearer(..)", (1, 42));
+    refused("fn on_request(req) {\n  req.id = \"a\";\n}", "req.id cannot be set", (2, 7));
+    refused("fn on_request(req) {\n  req.client.ipp\n}", "did you mean req.client.ip?", (2, 14));
+    refused(
+        "fn on_request(req) {\n  req.client.tls.cert.cnn\n}",
+        "req.client.tls.cert.cn?",
+        (2, 23),
+    );
+}
+
+#[test]
+fn calls_that_fit_nothing_are_found_with_their_place() {
+    refused("fn on_request(req) {\n  req.headers.gett(\"x\")\n}", "no function gett", (2, 15));
+    refused("fn on_request(req) {\n  hash::sha256()\n}", "write hash::sha256(data)", (2, 9));
+    refused("fn on_request(req) {\n  req.bearer(1)\n}", "write req.bearer()", (2, 7));
+    refused("fn f(a, b) { a + b } fn on_request(req) {\n  f(1)\n}", "it takes 2", (2, 3));
+    refused("fn on_request(req) {\n  req.headers.appnd(\"a\", 1)\n}", "append", (2, 15));
+}
+
+#[test]
+fn what_is_not_granted_is_found_with_its_place() {
+    let allow = "fetch.allow has http://api";
+    refused("fn on_request(req) {\n  fetch(\"http://other/\")\n}", allow, (2, 9));
+    refused("fn on_request(req) {\n  fetch(`http://other/${req.path}`)\n}", allow, (2, 9));
+    refused("fn on_request(req) {\n  fetch_start(\"https://api/\")\n}", allow, (2, 15));
+    refused("fn on_request(req) {\n  fetch_all([#{ url: \"http://b/\" }])\n}", allow, (2, 22));
+    refused("fn on_request(req) {\n  fetch(\"/relative\")\n}", "not an absolute", (2, 9));
+    refused("fn on_request(req) {\n  secret(\"kye\")\n}", "did you mean key?", (2, 10));
+}
+
+#[test]
+fn constants_cannot_be_changed() {
+    for change in ["L[0] = 1", "L += 1", "L = 2", "M.a = 1", "M.a.b = 1", "M[\"a\"] += 1"] {
+        let source =
+            format!("const L = [1]; const M = #{{ a: 1 }};\nfn on_request(req) {{ {change}; }}");
+        refused(&source, "is a constant", (2, 22));
+    }
+    refused("fn on_request(req) {\n  config.greeting = 1;\n}", "config is a constant", (2, 3));
+}
+
+#[test]
+fn closures_that_would_outlive_or_race_are_found() {
+    let kept = "could outlive it";
+    let race = "while a itself is in use";
+    let cases = [
+        ("let x = []; x.push(|| x)", kept),
+        ("let x = []; let f = || x; x.push(f)", kept),
+        ("let x = []; let m = #{ f: || x }; m", kept),
+        ("let x = []; let f = || x; let g = f; g.call()", kept),
+        ("let x = []; keep(|| x)", kept),
+        ("let x = []; let r = [1].reduce(|a, b| a, || x); r", kept),
+        ("let a = [1]; a.map(|x| a.len + x)", race),
+        ("let a = [1]; let f = |x| a.len + x; a.map(f)", race),
+        ("let a = #{ b: [1] }; a.b.map(|x| a.len + x)", race),
+        ("let a = [1]; filter(a, |x| a.len > x)", race),
+    ];
+    for (body, text) in cases {
+        let source =
+            format!("fn keep(f) {{ let g = f; g.call() }} fn on_request(req) {{ {body}; }}");
+        let shown = problem(&source).to_string();
+        assert!(shown.contains(text), "{source}: {shown}");
+    }
+}
+
+#[tokio::test]
+async fn ordinary_scripts_are_not_refused() {
+    let source = r##"
+        const LIMIT = 2;
+        fn retry(n, f) { for i in 0..n { try { return f.call(); } catch { } } () }
+        fn greet() { this.name + "!" }
+        fn helper(req) { req.anything }
+        fn on_request(req) {
+            let min = 1; let out = []; let path = req.path;
+            [1, 2, 3].filter(|x| x > min && x <= LIMIT).for_each(|| out.push(this));
+            [1, 2].map(|x| [1, 2].map(|y| out.push(x * y + min)));
+            let double = |x| x * 2 + min; out.push(double.call(4));
+            let got = retry(2, || fetch("http://api/" + path).text()); out.push(got);
+            let m = #{ name: "m", speak: |x| x + 1, inner: #{} };
+            m.other = |x| x; m["third"] = |x| x; m.inner.deep = 1; m.freely = m.inner.deep;
+            m.speak(1); m.other(1); m.third(1);
+            out.push(m.greet());
+            out.push(req.headers.accept ?? "none"); out.push(req.query.page ?? "1");
+            out.push(req.cookies.sid ?? "-"); req.ctx.anything = 1; req.params.whatever;
+            req.ctx.list = [1]; req.tag; (req.path).len; req.path.len;
+            let name = "http://elsewhere/"; try { fetch(name) } catch (e) { out.push(e.kind) }
+            let s = "abc"; s.pad(4, "d"); s.sub_string(1); s.crop(1, 2); s.split(","); s.to_upper();
+            let list = [3, 1]; list.sort(); list.sort(|a, b| a - b); list.index_of(1); list.splice(0, 1, []);
+            Response::json(out)
+        }
+        fn on_response(res, req) { let req = #{ own: 1 }; req.own; res.headers["a"] = 1; }
+    "##;
+    let host = Arc::new(FakeHost::default().answering(StatusCode::OK, "got"));
+    let run = run_with(source, Exchange::for_test(), host).await;
+    let expected = r#"[2,2,3,3,5,9,"got","m!","none","1","-","denied"]"#;
+    assert_eq!(body(answer(&run)), expected);
+}
+
+#[tokio::test]
+async fn a_fetch_for_its_effect_is_no_answer_by_accident() {
+    let message = "would be the hook's answer";
+    refused("fn on_request(req) {\n  fetch(\"http://api/\");\n}", message, (2, 3));
+    refused(
+        "fn on_request(req) {\n  try { fetch(\"http://api/\"); } catch { }\n}",
+        message,
+        (2, 9),
+    );
+    refused(
+        "fn on_request(req) {\n  if req.ua == \"\" { fetch(\"http://api/\") }\n}",
+        message,
+        (2, 21),
+    );
+    for body in [
+        "let r = fetch(\"http://api/\");",
+        "return fetch(\"http://api/\");",
+        "fetch(\"http://api/\"); ()",
+    ] {
+        script(&format!("fn on_request(req) {{ {body} }}"));
+    }
+}
+
+#[tokio::test]
+async fn try_has_the_value_that_is_written() {
+    let source = "fn good() { try { [1].len(); true } catch { false } }
+        fn on_request(req) { response(200, `${good()}`) }";
+    let run = run_with(source, Exchange::for_test(), Arc::new(FakeHost::default())).await;
+    assert_eq!(body(answer(&run)), "true");
+}
