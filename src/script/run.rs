@@ -91,27 +91,32 @@ fn refused(script: &Script, hook: Hook, objects: Objects, error: &NoStack) -> Ru
 }
 
 /// On the fiber. All script values die here; only plain types leave.
-fn invoke(
-    script: &Script,
-    hook: Hook,
-    objects: Objects,
-    host: Arc<dyn Host>,
-) -> (Outcome, Exchange) {
+///
+/// Boxed, and made after the call in frames of its own: what lies on the stack while the script
+/// waits is what thousands of waiting scripts hold.
+fn invoke(script: &Script, hook: Hook, objects: Objects, host: Arc<dyn Host>) -> Box<Left> {
+    let called = call(script, hook, &objects, host);
+    conclude(script, hook, objects, called)
+}
+
+type Left = (Outcome, Exchange);
+
+#[inline(never)]
+fn call(script: &Script, hook: Hook, objects: &Objects, host: Arc<dyn Host>) -> Called {
     let tag = api::tag_for_run(&script.facts, host, objects.ctx());
     let options = CallFnOptions::new().eval_ast(false).with_tag(tag);
-    let arguments = hook.arguments(&objects);
-    let called: Called = script.engine.call_fn_with_options(
-        options,
-        &mut Scope::new(),
-        &script.ast,
-        hook.name(),
-        arguments,
-    );
+    let arguments = hook.arguments(objects);
+    let scope = &mut Scope::new();
+    script.engine.call_fn_with_options(options, scope, &script.ast, hook.name(), arguments)
+}
+
+#[inline(never)]
+fn conclude(script: &Script, hook: Hook, objects: Objects, called: Called) -> Box<Left> {
     let outcome = match called {
         Ok(value) => returned(script, hook, &objects, value),
         Err(error) => thrown(script, hook, &error),
     };
-    (outcome, objects.into_exchange())
+    Box::new((outcome, objects.into_exchange()))
 }
 
 fn returned(script: &Script, hook: Hook, objects: &Objects, value: Dynamic) -> Outcome {
@@ -152,10 +157,10 @@ fn thrown(script: &Script, hook: Hook, error: &EvalAltResult) -> Outcome {
 fn outcome_of(
     script: &Script,
     hook: Hook,
-    result: Result<(Outcome, Exchange), String>,
+    result: Result<Box<Left>, String>,
     stop: Option<Stop>,
 ) -> (Outcome, Option<Exchange>) {
-    match (result, stop) {
+    match (result.map(|left| *left), stop) {
         (Ok((Outcome::Fault(mut fault), _)), stop) => {
             if let Some(Stop::Limit(hit)) = stop {
                 fault.cause = Cause::Limit(hit);
