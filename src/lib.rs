@@ -1,5 +1,7 @@
 //! Selvedge: a programmable reverse proxy. The modules, in reading order.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 /// Health, reload, state and metrics, for operators.
 pub mod admin;
 /// The commands.

@@ -19,6 +19,7 @@ pub fn start(name: &'static str) -> io::Result<SocketAddr> {
     std::thread::Builder::new().name(format!("origin-{name}")).spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             while open.load(Relaxed) >= MAX_CONNECTIONS {
+                #[expect(clippy::disallowed_methods)] // a thread of its own
                 std::thread::sleep(Duration::from_millis(5));
             }
             open.fetch_add(1, Relaxed);

@@ -50,7 +50,7 @@ impl Run {
     pub fn run(self) -> ExitCode {
         let loaded = match &self.config {
             Some(file) => config::load(file).map(|config| (file.clone(), config)),
-            None => self.from_arguments(),
+            None => self.without_file(),
         };
         match loaded {
             Ok((file, config)) => serve(file, config, &self.process, announce),
@@ -59,7 +59,7 @@ impl Run {
     }
 
     /// The arguments as the configuration that one would have written.
-    fn from_arguments(&self) -> Result<(PathBuf, Config), Vec<config::problem::Problem>> {
+    fn without_file(&self) -> Result<(PathBuf, Config), Vec<config::problem::Problem>> {
         let file = PathBuf::from("(arguments)");
         let text = serde_yaml::to_string(&self.as_yaml()).unwrap_or_default();
         config::parse(&text, &file).map(|config| (file, config))

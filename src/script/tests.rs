@@ -13,7 +13,6 @@ use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secre
 mod api;
 mod hostile;
 mod lint;
-mod scratch;
 
 fn filter() -> Filter {
     let secret = Secret::new(b"s3cret".as_slice());

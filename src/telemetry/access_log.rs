@@ -103,6 +103,7 @@ impl AccessLog {
                 Err(TrySendError::Full(_)) if Instant::now() >= deadline => return false,
                 Err(TrySendError::Full(back)) => message = back,
             }
+            #[expect(clippy::disallowed_methods)] // for commands of the main thread only
             thread::sleep(FULL_PAUSE);
         }
     }

@@ -36,7 +36,7 @@ pub fn to_json(value: &Dynamic) -> Outcome<Value> {
 /// Plain data of at most so many bytes; one text may stand in many places of a value.
 pub fn to_json_within(value: &Dynamic, most: usize) -> Outcome<Value> {
     let mut budget = Budget { left: most.min(fiber::room()), most };
-    let value = budget.to_json(value, DEPTH)?;
+    let value = budget.json_of(value, DEPTH)?;
     fiber::charge(most - budget.left.min(most));
     Ok(value)
 }
@@ -55,7 +55,7 @@ impl Budget {
         Ok(())
     }
 
-    fn to_json(&mut self, value: &Dynamic, depth: usize) -> Outcome<Value> {
+    fn json_of(&mut self, value: &Dynamic, depth: usize) -> Outcome<Value> {
         if depth == 0 {
             return Err(invalid(format!("the value is nested more than {DEPTH} deep")));
         }
@@ -65,13 +65,13 @@ impl Budget {
         }
         self.take(0)?;
         if let Some(items) = value.read_lock::<Array>() {
-            return items.iter().map(|item| self.to_json(item, depth - 1)).collect();
+            return items.iter().map(|item| self.json_of(item, depth - 1)).collect();
         }
         if let Some(map) = value.read_lock::<Map>() {
             let mut fields = serde_json::Map::new();
             for (name, value) in map.iter() {
                 self.take(name.len())?;
-                fields.insert(name.to_string(), self.to_json(value, depth - 1)?);
+                fields.insert(name.to_string(), self.json_of(value, depth - 1)?);
             }
             return Ok(Value::Object(fields));
         }

@@ -66,10 +66,11 @@ impl Table {
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
     {
-        if let Some(doc) = self.docs.last_mut() {
-            if doc.signature != signature && !doc.overloads.contains(&signature) {
-                doc.overloads.push(signature);
-            }
+        if let Some(doc) = self.docs.last_mut()
+            && doc.signature != signature
+            && !doc.overloads.contains(&signature)
+        {
+            doc.overloads.push(signature);
         }
         self.register(signature, function)
     }

@@ -70,7 +70,10 @@ fn parts(table: &mut Table) {
         .example(r#"let u = url(req.url); u.path = "/b"; u.query["q"] = 1; `${u}` == "http://shop.test/b?a=1&b=2&q=1""#)
         .get("url.scheme", "`http` or `https`; can be set.", |u: &mut Url| u.0.lock().scheme.clone())
         .set("url.scheme", |u: &mut Url, scheme: &str| match scheme {
-            "http" | "https" => Ok(scheme.clone_into(&mut u.0.lock().scheme)),
+            "http" | "https" => {
+                scheme.clone_into(&mut u.0.lock().scheme);
+                Ok(())
+            }
             _ => Err(invalid("a scheme is http or https")),
         })
         .example(r#"let u = url("http://a/"); u.scheme = "https"; u.to_string() == "https://a/""#)

@@ -101,9 +101,6 @@ impl Gauge {
         self.stop.set(Some(stop));
     }
 
-    pub fn top_for_debug(&self) -> usize {
-        self.stack_top
-    }
     pub fn is_deep(&self) -> bool {
         self.deep.get()
     }

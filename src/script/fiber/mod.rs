@@ -188,14 +188,6 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 /// Switches to the fiber's driver, and back when it is resumed.
 #[inline(never)]
 fn suspend(gauge: &Gauge, why: Suspend) -> Resume {
-    if std::env::var_os("DEPTH").is_some() {
-        let m = 0u8;
-        eprintln!(
-            "depth {} mem {}",
-            gauge.top_for_debug() - (&raw const m as usize),
-            registers::memory()
-        );
-    }
     assert!(!std::thread::panicking(), "a fiber must not switch during a panic");
     // SAFETY: the yielder lives on this fiber's stack as long as its body runs, which it does:
     // we are called from it.

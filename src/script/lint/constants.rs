@@ -9,12 +9,12 @@ impl Lint<'_> {
     pub(super) fn constants(&self, ast: &AST, found: &mut Vec<Diagnostic>) {
         for (_, _, body) in functions(ast) {
             body.walk(&mut |path: &[ASTNode]| {
-                if let Some(ASTNode::Stmt(Stmt::Assignment(assignment))) = path.last() {
-                    if let Some((name, position)) = constant(&assignment.1.lhs) {
-                        let message = format!("{name} is a constant");
-                        let hint = format!("change a copy: let copy = {name};");
-                        found.push(self.problem(position, message).with_hint(Some(hint)));
-                    }
+                if let Some(ASTNode::Stmt(Stmt::Assignment(assignment))) = path.last()
+                    && let Some((name, position)) = constant(&assignment.1.lhs)
+                {
+                    let message = format!("{name} is a constant");
+                    let hint = format!("change a copy: let copy = {name};");
+                    found.push(self.problem(position, message).with_hint(Some(hint)));
                 }
                 true
             });
