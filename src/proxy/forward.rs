@@ -40,7 +40,7 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
 pub fn conform(head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
     // HTTP/2 origins get their authority from Host, which is there by now.
     let http2 = head.headers.get(header::HOST).is_none();
-    conform::request(head, http2, None)
+    conform::edited(head, http2)
         .map_err(|what| ctx.refuse(Failure::FilterMessage(what.to_string())))
 }
 
