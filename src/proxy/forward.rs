@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header;
+use http::{Version, header};
 use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
@@ -12,6 +12,7 @@ use super::conform;
 use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
 use crate::config::routes::Rewrite;
+use crate::config::upstreams::Protocol;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
@@ -21,6 +22,7 @@ const PSEUDONYM: &str = "selvedge";
 
 /// Prepares the origin's copy of the request.
 pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+    demand_http2(head, ctx)?;
     let routed = ctx.routed()?;
     let facts = ctx.facts()?;
     if let Some(rewrite) = &routed.route.config.rewrite {
@@ -34,6 +36,18 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
     head.insert_header("traceparent", facts.trace.to_string())?;
     let via = format!("{} {PSEUDONYM}", version(session));
     append(head, "via", &via)
+}
+
+/// Where the TLS handshake did not agree on HTTP/2, Pingora goes on with HTTP/1.1, also if that
+/// is not what the upstream is configured for.
+fn demand_http2(head: &RequestHeader, ctx: &mut Ctx) -> Result<()> {
+    let upstream = ctx.routed()?.upstream.as_ref();
+    let demanded = upstream.is_some_and(|u| u.pool.config().protocol == Protocol::Http2);
+    if demanded && head.version != Version::HTTP_2 {
+        let what = "the origin did not agree on HTTP/2".to_owned();
+        return Err(ctx.refuse(Failure::UpstreamTls(what)));
+    }
+    Ok(())
 }
 
 /// The same checks as on the way in, after filters had the request in hand.
