@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::header;
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, Result, RetryType};
 use pingora_proxy::Session;
 
 use super::ctx::Ctx;
@@ -101,8 +101,9 @@ pub fn connect_failed(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
     error
 }
 
-/// The exchange broke. Only a request that may be repeated, of which nothing was answered, is
-/// tried again: on the same endpoint after a kept connection turned out dead, else on another.
+/// The exchange broke. A request of which nothing was answered is tried again: on the same
+/// endpoint after a kept connection turned out dead, else on another, and only if it may be
+/// repeated or the origin said that it did not touch it.
 pub fn exchange_failed(
     session: &Session,
     ctx: &mut Ctx,
@@ -115,19 +116,16 @@ pub fn exchange_failed(
     if let (Some(upstream), true) = (upstream(ctx), from_upstream) {
         upstream.metrics.failure(Failure::of(&error).row().label);
     }
-    let repeatable = session.req_header().method.is_idempotent()
-        && session.response_written().is_none()
+    let unanswered = session.response_written().is_none()
         && !session.as_ref().retry_buffer_truncated()
         && ctx.outcome.failure.is_none();
+    let untouched = unanswered && is_untouched(&error);
+    let repeatable = unanswered && session.req_header().method.is_idempotent();
     error.retry.decide_reuse(reused);
-    let stale = reused && error.retry() && repeatable;
-    let broke = from_upstream
-        && matches!(
-            error.etype(),
-            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
-        );
+    let stale = reused && error.retry() && (repeatable || untouched);
+    let another = untouched || (repeatable && from_upstream && is_broken_off(error.etype()));
     end_attempt(ctx, !stale);
-    error.set_retry(stale || (repeatable && broke && may_retry(ctx)));
+    error.set_retry(stale || (another && may_retry(ctx)));
     if let (true, Some(upstream)) = (error.retry(), upstream(ctx).cloned()) {
         match stale {
             true => upstream.metrics.retry(),
@@ -135,6 +133,24 @@ pub fn exchange_failed(
         }
     }
     error
+}
+
+/// An HTTP/2 origin refused the stream or went away before it (RFC 9113, 8.7).
+fn is_untouched(error: &Error) -> bool {
+    *error.etype() == ErrorType::H2Error && matches!(error.retry, RetryType::Decided(true))
+}
+
+/// Nothing came of it, or not in time: another endpoint may do better.
+fn is_broken_off(kind: &ErrorType) -> bool {
+    matches!(
+        kind,
+        ErrorType::ConnectionClosed
+            | ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::H2Error
+    )
 }
 
 /// A 1xx came, which says nothing yet; an origin must not go on like that for ever.
