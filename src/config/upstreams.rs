@@ -70,7 +70,7 @@ pub enum Probe {
 pub struct Timeouts {
     pub connect: Duration,
     pub first_byte: Duration,
-    /// For a write without progress, and for an unused connection.
+    /// For a write without progress, a silent origin of a WebSocket, and an unused connection.
     pub idle: Duration,
     /// The whole exchange with the upstream, retries included, until the response head.
     pub total: Duration,
@@ -177,9 +177,10 @@ section! {
         connect: Duration = "1s",
         /// For the response head after the request was sent, and between two reads of its body.
         first_byte: Duration = "30s",
-        /// For a write that makes no progress; also how long an unused connection is kept.
+        /// For a write that makes no progress, and for a WebSocket on which the origin is silent;
+        /// also how long an unused connection is kept.
         idle: Duration = "60s",
-        /// For all attempts together until the response head.
+        /// For all attempts together until the response begins.
         total: Duration = "60s",
     }
 }

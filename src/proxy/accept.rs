@@ -28,7 +28,7 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     let facts = facts(session, conn, shared);
     let target_limit = facts.snapshot.limits.target.0;
     ctx.facts = Some(facts);
-    let (http2, upgrade) = (session.is_http2(), session.is_upgrade_req());
+    let (http2, upgrade) = (session.is_http2(), asks_for_websocket(session));
     let raw = match session.req_header().headers.contains_key(header::TRANSFER_ENCODING) {
         true if !http2 => Some(session.to_h1_raw()),
         _ => None,
@@ -75,6 +75,13 @@ fn facts(session: &Session, conn: Option<Arc<ConnState>>, shared: &Shared) -> Fa
         _in_flight: shared.metrics.request_started(),
         snapshot,
     }
+}
+
+/// Pingora passes no other upgrade on to origins.
+fn asks_for_websocket(session: &Session) -> bool {
+    let protocol = session.req_header().headers.get(header::UPGRADE);
+    session.is_upgrade_req()
+        && protocol.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// `Host`, or `:authority` where HTTP/2 sends no `Host`.
