@@ -279,6 +279,34 @@ fn http1_and_http2_reach_an_http2_origin() {
     until("the inner proxy's log", || inner.count_logged("\"HTTP/2\"") == 2);
 }
 
+/// HTTP/2 names the host in a pseudo-header and may split cookies.
+#[test]
+fn http2_requests_keep_host_and_cookies_with_another_path() {
+    let echo = origin("[{}]");
+    let inner = Site::start(format!("{PLAIN}{}", all_to(echo.address)));
+    let stripped = |origin: SocketAddr, protocol: &str| {
+        Site::start(format!(
+            "{PLAIN}upstreams: {{ o: {{ endpoints: [{{ address: \"{origin}\" }}], protocol: {protocol} }} }}\n\
+             routes: [{{ name: api, match: {{ path: \"/api/{{rest*}}\" }}, strip_prefix: /api, upstream: o }}]\n"
+        ))
+    };
+    let (direct, outer) =
+        (stripped(echo.address, "http1"), stripped(inner.address("public"), "http2"));
+    for (what, site) in [("HTTP/1.1 origin", &direct), ("HTTP/2 origin", &outer)] {
+        let cookies = ["-H", "cookie: a=1", "-H", "cookie: b=2"];
+        let ran = run("nghttp", &[&cookies[..], &[&site.url("/%61pi/./x?y=/%61pi")]].concat());
+        let seen: serde_json::Value = serde_json::from_str(&ran.out)
+            .unwrap_or_else(|_| panic!("{what}: {}\n{}", ran.all(), site.proxy.log()));
+        assert_eq!(seen["target"], "/x?y=/%61pi", "{what}");
+        let values = |name: &str| {
+            let headers = seen["headers"].as_array().into_iter().flatten();
+            headers.filter(|pair| pair[0] == name).map(|pair| pair[1].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(values("host"), [site.address("public").to_string()], "{what}: {seen}");
+        assert_eq!(values("cookie"), ["a=1; b=2"], "{what}: {seen}");
+    }
+}
+
 #[test]
 fn websockets_pass_both_ways_and_outlive_a_reload() {
     let mut server = Peer::start("websocket_peer.py", &["serve"]);

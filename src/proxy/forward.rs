@@ -52,10 +52,7 @@ fn demand_http2(head: &RequestHeader, ctx: &mut Ctx) -> Result<()> {
 
 /// The same checks as on the way in, after filters had the request in hand.
 pub fn conform(head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
-    // HTTP/2 origins get their authority from Host, which is there by now.
-    let http2 = head.headers.get(header::HOST).is_none();
-    conform::edited(head, http2)
-        .map_err(|what| ctx.refuse(Failure::FilterMessage(what.to_string())))
+    conform::edited(head).map_err(|what| ctx.refuse(Failure::FilterMessage(what.to_string())))
 }
 
 fn version(session: &Session) -> &'static str {
