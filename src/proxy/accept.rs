@@ -58,12 +58,12 @@ fn facts(session: &Session, conn: Option<Arc<ConnState>>, shared: &Shared) -> Fa
         false => peer,
     };
     let tls = conn.as_ref().is_some_and(|conn| conn.tls.is_some());
-    let trace = head.headers.get("traceparent").and_then(|v| TraceContext::parse(v.as_bytes()));
     Facts {
         time: SystemTime::now(),
         started: Instant::now(),
         request_id: id_of(&head.headers),
-        trace: trace.map_or_else(|| TraceContext::root(true), |parent| parent.child()),
+        trace: parent(&head.headers)
+            .map_or_else(|| TraceContext::root(true), |parent| parent.child()),
         client,
         trusted_peer,
         scheme: if tls { "https" } else { "http" },
@@ -98,6 +98,13 @@ fn id_of(headers: &HeaderMap) -> HeaderValue {
         // An id is hexadecimal digits and hyphens.
         None => HeaderValue::from_str(&request_id()).unwrap_or(HeaderValue::from_static("-")),
     }
+}
+
+/// The trace that a request belongs to; `None` if it names none, several or nonsense.
+pub fn parent(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut given = headers.get_all("traceparent").iter();
+    let parent = given.next().and_then(|value| TraceContext::parse(value.as_bytes()));
+    parent.filter(|_| given.next().is_none())
 }
 
 fn trusted(address: IpAddr, proxies: &[IpNet]) -> bool {

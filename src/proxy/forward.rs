@@ -7,7 +7,7 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::accept::REQUEST_ID;
+use super::accept::{self, REQUEST_ID};
 use super::conform;
 use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
@@ -34,6 +34,10 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
     said_by_proxies(session, head, facts)?;
     head.insert_header(REQUEST_ID, &facts.request_id)?;
     head.insert_header("traceparent", facts.trace.to_string())?;
+    if accept::parent(&session.req_header().headers).is_none() {
+        // It belongs to a trace that was not taken over (W3C Trace Context, 3.3.1).
+        head.remove_header("tracestate");
+    }
     let via = format!("{} {PSEUDONYM}", version(session));
     append(head, "via", &via)
 }
