@@ -1,7 +1,5 @@
 //! Protocols between the built binary and real peers: curl, openssl, gRPC, WebSockets, nghttp2.
 
-#![allow(clippy::disallowed_methods)] // tests have threads of their own, and no load to bound
-#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own")]
 
 mod peers;
