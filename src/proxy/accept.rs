@@ -12,12 +12,10 @@ use pingora_proxy::Session;
 use super::conform;
 use super::ctx::{Ctx, Facts, Live};
 use super::fail::Failure;
+use super::head::{FORWARDED_FOR, REQUEST_ID, TRACEPARENT};
 use crate::listen::{ConnState, conn_state};
 use crate::snapshot::Shared;
 use crate::telemetry::trace::{TraceContext, request_id, valid_request_id};
-
-/// The header that carries the request's id, both ways.
-pub const REQUEST_ID: &str = "x-request-id";
 
 /// Fills `Ctx::facts`, then refuses what cannot be read in one way only.
 pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()> {
@@ -54,7 +52,7 @@ fn facts(session: &Session, conn: Option<Arc<ConnState>>, shared: &Shared) -> Fa
         false => peer,
     };
     let tls = conn.as_ref().is_some_and(|conn| conn.tls.is_some());
-    let trace = head.headers.get("traceparent").and_then(|v| TraceContext::parse(v.as_bytes()));
+    let trace = head.headers.get(&TRACEPARENT).and_then(|v| TraceContext::parse(v.as_bytes()));
     Facts {
         time: SystemTime::now(),
         started: Instant::now(),
@@ -81,11 +79,10 @@ fn host_of(session: &Session) -> &str {
 }
 
 fn id_of(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(REQUEST_ID).filter(|v| v.to_str().is_ok_and(valid_request_id));
+    let given = headers.get(&REQUEST_ID).filter(|v| v.to_str().is_ok_and(valid_request_id));
     match given {
         Some(id) => id.clone(),
-        // An id is hexadecimal digits and hyphens.
-        None => HeaderValue::from_str(&request_id()).unwrap_or(HeaderValue::from_static("-")),
+        None => request_id(),
     }
 }
 
@@ -95,7 +92,7 @@ fn trusted(address: IpAddr, proxies: &[IpNet]) -> bool {
 
 /// Right to left through `X-Forwarded-For`, past every trusted proxy, to the first that is not one.
 fn true_client(headers: &HeaderMap, peer: IpAddr, proxies: &[IpNet]) -> IpAddr {
-    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    let lines = headers.get_all(&FORWARDED_FOR).iter().rev();
     let mut client = peer;
     for line in lines {
         let Ok(text) = line.to_str() else { return client };

@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
+use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
@@ -207,9 +208,7 @@ async fn address(url: &Uri) -> Result<Target, FetchError> {
 fn outgoing(request: FetchRequest, trace: &TraceContext) -> ClientRequest {
     let path = request.url.path_and_query().map_or("/", |path| path.as_str());
     let mut headers: HeaderMap = request.headers;
-    if let Ok(trace) = trace.to_string().parse() {
-        headers.insert("traceparent", trace);
-    }
+    headers.insert(&TRACEPARENT, trace.header());
     ClientRequest {
         method: request.method,
         path_and_query: path.to_owned(),
