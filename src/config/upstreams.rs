@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 
+use super::listeners::{Certificate, RawCertificate};
 use super::problem::Problems;
 use super::read::{At, Named, choice, section};
 use super::values::HostPort;
@@ -75,10 +76,12 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     Http1,
     Http2,
+    /// HTTP/2 if the origin takes it in the TLS handshake.
+    Auto,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +89,8 @@ pub struct UpstreamTls {
     pub server_name: String,
     /// PEM bundle of the authorities trusted; `None` means the system's.
     pub ca: Option<PathBuf>,
+    /// What is shown to origins that ask for a certificate.
+    pub certificate: Option<Certificate>,
 }
 
 section! {
@@ -103,8 +108,9 @@ section! {
         timeouts: RawTimeouts = "{}",
         /// How many further endpoints are tried after a failed connect.
         retries: u32 = "1",
-        /// What is spoken to the origins; `http2` without TLS means prior knowledge.
-        protocol: Protocol = "http1",
+        /// What is spoken to the origins: `http2` without TLS means prior knowledge, `auto` is
+        /// HTTP/2 where the TLS handshake agrees on it.
+        protocol: At<Protocol> = "http1",
         /// Speak TLS to the origins, checking their names.
         tls: Option<RawUpstreamTls>,
         /// The `Host` that origins see; left out, the client's is kept.
@@ -185,6 +191,8 @@ section! {
         server_name: At<String>,
         /// PEM bundle of trusted authorities; left out, the system's.
         ca: Option<PathBuf>,
+        /// A certificate for origins that ask for one.
+        certificate: Option<RawCertificate>,
     }
 }
 
@@ -202,7 +210,11 @@ choice!(RawBalance {
     "random" => RawBalance::Random,
     "hash" => RawBalance::Hash,
 });
-choice!(Protocol { "http1" => Protocol::Http1, "http2" => Protocol::Http2 });
+choice!(Protocol {
+    "http1" => Protocol::Http1,
+    "http2" => Protocol::Http2,
+    "auto" => Protocol::Auto,
+});
 
 const MAX_WEIGHT: u32 = 1000;
 
@@ -213,6 +225,10 @@ pub fn resolve(raw: Named<RawUpstream>, problems: &mut Problems) -> Vec<Upstream
 fn resolve_one(name: &At<String>, raw: RawUpstream, problems: &mut Problems) -> Upstream {
     if raw.endpoints.value.is_empty() {
         raw.endpoints.problem(problems, "an upstream needs at least one endpoint", None);
+    }
+    if raw.protocol.value == Protocol::Auto && raw.tls.is_none() {
+        let message = "protocol: auto is agreed on in the TLS handshake, and there is no tls here";
+        raw.protocol.problem(problems, message, Some("say http1 or http2".into()));
     }
     let balance = resolve_balance(&raw.balance, raw.hash_by, problems);
     Upstream {
@@ -227,13 +243,17 @@ fn resolve_one(name: &At<String>, raw: RawUpstream, problems: &mut Problems) -> 
             total: raw.timeouts.total,
         },
         retries: raw.retries,
-        protocol: raw.protocol,
+        protocol: raw.protocol.value,
         tls: raw.tls.map(|tls| {
             if tls.server_name.value.is_empty() {
                 let message = "an empty server_name would switch the name check off";
                 tls.server_name.problem(problems, message, None);
             }
-            UpstreamTls { server_name: tls.server_name.value, ca: tls.ca }
+            UpstreamTls {
+                server_name: tls.server_name.value,
+                ca: tls.ca,
+                certificate: tls.certificate.map(Certificate::from),
+            }
         }),
         host: raw.host,
     }

@@ -30,6 +30,8 @@ const GATHER: usize = 4096;
 const PEEK: usize = 1024;
 /// What every HTTP/2 connection starts with.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A line of Pingora's own answers that tells clients nothing they need.
+const SERVER: &[u8] = b"Server: Pingora\r\n";
 /// What a client reads whose head took too long, if nothing was written before.
 const HEAD_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -193,12 +195,22 @@ impl Conn {
         result
     }
 
-    /// An answer before any request began is Pingora's own, to a malformed head.
-    fn note_answer(&self) {
-        if self.state().phase() == Phase::Head {
-            self.state().counters().malformed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            self.state().enter(Phase::Active);
+    /// An answer before any request began is Pingora's own, to a malformed head: it is counted,
+    /// and gathered without the program's name. False: another one.
+    fn gather_own_answer(&mut self, bytes: &[u8]) -> bool {
+        if self.state().phase() != Phase::Head {
+            return false;
         }
+        self.state().counters().malformed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.state().enter(Phase::Active);
+        let name = bytes.windows(SERVER.len()).position(|window| window == SERVER);
+        let (before, after) = match name {
+            Some(at) => (&bytes[..at], &bytes[at + SERVER.len()..]),
+            None => (bytes, &[][..]),
+        };
+        self.gathered.extend_from_slice(before);
+        self.gathered.extend_from_slice(after);
+        true
     }
 }
 
@@ -253,7 +265,9 @@ impl AsyncWrite for Conn {
             let result = this.transport.pinned().poll_write(cx, bytes);
             return this.or_cut(cx, result);
         }
-        this.note_answer();
+        if this.gather_own_answer(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         if this.gathered.len() + bytes.len() > GATHER {
             ready!(this.send_gathered(cx))?;
         }

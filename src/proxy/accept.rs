@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 use ipnet::IpNet;
 use pingora::Result;
 use pingora_proxy::Session;
@@ -33,6 +33,10 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     };
     if let Some(facts) = &mut ctx.facts {
         facts.upgrade = upgrade;
+    }
+    if session.req_header().version < Version::HTTP_11 {
+        // HTTP/1.0 has no 1xx (RFC 9110, 15.2).
+        session.set_ignore_info_resp(true);
     }
     let head = session.req_header_mut();
     if head.raw_path().len() as u64 > target_limit {

@@ -204,7 +204,11 @@ impl Failure {
             | ErrorType::BindError
             | ErrorType::SocketError => Self::Connect(text),
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Self::ResponseTimeout(text),
-            ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Self::UpstreamInvalid(text),
+            ErrorType::InvalidHTTPHeader
+            | ErrorType::H1Error
+            | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => {
+                Self::UpstreamInvalid(text)
+            }
             _ => Self::UpstreamClosed(text),
         }
     }
@@ -224,6 +228,10 @@ pub async fn answer(
     let row = failure.row();
     tell_log(&failure, &row, ctx);
     ctx.outcome.failure = Some(failure.clone());
+    let reusable = matches!(failure, Failure::NoRoute | Failure::MethodNotAllowed(_));
+    if !reusable {
+        session.set_keepalive(None);
+    }
     let sent = match (&failure, session.response_written()) {
         (Failure::ClientGone(_), _) => false,
         (_, Some(_)) => false,
@@ -234,8 +242,7 @@ pub async fn answer(
     };
     FailToProxy {
         error_code: if sent { row.status.as_u16() } else { 0 },
-        can_reuse_downstream: sent
-            && matches!(failure, Failure::NoRoute | Failure::MethodNotAllowed(_)),
+        can_reuse_downstream: sent && reusable,
     }
 }
 

@@ -12,6 +12,7 @@ use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
 use super::head::{self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT};
 use crate::config::routes::Rewrite;
+use crate::config::upstreams::Protocol;
 
 /// The headers added here, at most.
 pub const ADDED: usize = 8;
@@ -22,6 +23,7 @@ const VIA_2: HeaderValue = HeaderValue::from_static("2.0 selvedge");
 
 /// Prepares the origin's copy of the request.
 pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+    demand_http2(head, ctx)?;
     let (routed, facts) = (ctx.routed()?, ctx.facts()?);
     let via = match session.req_header().version {
         Version::HTTP_2 => VIA_2,
@@ -50,11 +52,23 @@ fn value(text: &str) -> Result<HeaderValue> {
     HeaderValue::from_str(text).or_err(ErrorType::InvalidHTTPHeader, "a header for the origin")
 }
 
+/// Where the TLS handshake did not agree on HTTP/2, Pingora goes on with HTTP/1.1, also if that
+/// is not what the upstream is configured for.
+fn demand_http2(head: &RequestHeader, ctx: &mut Ctx) -> Result<()> {
+    let upstream = ctx.routed()?.upstream.as_ref();
+    let demanded = upstream.is_some_and(|u| u.pool.config().protocol == Protocol::Http2);
+    if demanded && head.version != Version::HTTP_2 {
+        let what = "the origin did not agree on HTTP/2".to_owned();
+        return Err(ctx.refuse(Failure::UpstreamTls(what)));
+    }
+    Ok(())
+}
+
 /// The same checks as on the way in, after filters had the request in hand.
 pub fn conform(head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
     // HTTP/2 origins get their authority from Host, which is there by now.
     let http2 = head.headers.get(header::HOST).is_none();
-    conform::request(head, http2, None)
+    conform::edited(head, http2)
         .map_err(|what| ctx.refuse(Failure::FilterMessage(what.to_string())))
 }
 

@@ -31,11 +31,14 @@ pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     let upgrade = ctx.facts()?.upgrade;
     conform::response(head, upgrade)
         .map_err(|what| ctx.refuse(Failure::UpstreamInvalid(what.to_string())))?;
-    if head.status.is_informational() {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
     }
-    peer::end_attempt(ctx, false);
     remove_hop_by_hop(head);
+    if head.status.is_informational() {
+        return peer::still_waiting(ctx);
+    }
+    peer::end_attempt(ctx, false);
     Ok(())
 }
 
@@ -157,6 +160,7 @@ fn finish_head(
     shared: &Shared,
 ) -> Result<()> {
     let facts = ctx.facts()?;
+    conform::for_client(head, session.req_header().version);
     head.insert_header(REQUEST_ID.as_str(), &facts.request_id)?;
     ctx.outcome.first_byte = Some(facts.started.elapsed());
     ctx.outcome.status = head.status.as_u16();
