@@ -384,24 +384,6 @@ fn bodies_above_the_limit_get_413() {
     }
 }
 
-/// Sends all of a refused body before it reads, as many clients do.
-#[test]
-fn a_413_is_not_lost_to_a_client_that_sends_first() {
-    let echo = origin("[{}]");
-    let site = at_most_1kib(echo.address);
-    for _ in 0..5 {
-        let mut client = site.connect();
-        let body = vec![b'x'; 300_000];
-        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
-        client.send(head.as_bytes()).expect("sends");
-        for piece in body.chunks(10_000) {
-            client.send(piece).expect("the proxy reads on for a while");
-        }
-        let answer = client.receive(false);
-        assert_eq!(answer.as_ref().map(|a| a.status), Ok(413), "{answer:?}");
-    }
-}
-
 #[test]
 fn expect_100_continue_is_answered() {
     // As RFC 9110 has it, the origin answers the expectation.
@@ -628,27 +610,4 @@ fn connections_are_counted() {
     assert_eq!(site.metric("selvedge_connections_open"), Some(2.0), "open");
     let total = site.metric("selvedge_connections_total");
     assert!(total >= Some(2.0), "accepted: {total:?}");
-}
-
-/// HTTP/1.1 lets clients send requests before they have the answers (RFC 9112, 9.3.2).
-#[test]
-fn pipelined_requests_are_answered_in_order() {
-    let slow = origin("[{ delay_ms: 200 }]");
-    let site = Site::start(format!("{PLAIN}{}", all_to(slow.address)));
-    for together in [true, false] {
-        let mut client = site.connect();
-        let (first, second) = (request("/first"), request("/second"));
-        if together {
-            client.send((first + &second).as_bytes()).expect("sends");
-        } else {
-            client.send(first.as_bytes()).expect("sends");
-            until("the origin has the first", || !slow.take().is_empty());
-            client.send(second.as_bytes()).expect("sends");
-        }
-        for path in ["/first", "/second"] {
-            let answer = client.receive(false);
-            let text = answer.as_ref().map(support::client::Response::text);
-            assert!(text.is_ok_and(|t| t.contains(path)), "{together}, {path}: {answer:?}");
-        }
-    }
 }

@@ -45,10 +45,12 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
         facts.upgrade = upgrade;
     }
     keep_alive_past_body(session);
-    let head = session.req_header_mut();
-    if head.method == Method::CONNECT {
+    if session.req_header().method == Method::CONNECT {
+        // What follows is for the other end of a tunnel.
+        session.set_keepalive(None);
         return Err(ctx.refuse(Failure::MethodNotAllowed(METHODS.into())));
     }
+    let head = session.req_header_mut();
     if head.headers.len() > header_limit as usize {
         return Err(ctx.refuse(Failure::TooManyHeaders(header_limit)));
     }
