@@ -168,6 +168,19 @@ fn client_certificates_are_asked_for_and_judged() {
         let mallory = shown("mallory");
         assert_ne!(mallory.code, 0, "{auth}, another authority: {}", mallory.all());
         assert_eq!(mallory.out, "", "{auth}, another authority");
+        // No session is ever resumed past the verification: none is handed out.
+        let (cert, key) = (site.folder.path("alice.crt"), site.folder.path("alice.key"));
+        let (cert, key) = (cert.display().to_string(), key.display().to_string());
+        for version in ["-tls1_2", "-tls1_3"] {
+            let head = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+            let args = [version, "-servername", "a.test", "-ign_eof", "-cert", &cert, "-key", &key];
+            let ran = s_client(&site, &args, head);
+            assert!(ran.out.contains("\n\r\nalice"), "{auth}, {version}: {}", ran.all());
+            let ticket = ran.out.contains("ession ticket") || ran.out.contains("ession Ticket");
+            let session =
+                ran.out.split("Session-ID: ").nth(1).is_some_and(|id| !id.starts_with('\n'));
+            assert!(!ticket && !session, "{auth}, {version}: {}", ran.all());
+        }
         let nobody = https(&site, "a.test", &[]);
         match auth {
             "optional" => assert_eq!(nobody.out, "nobody", "{auth}: {}", nobody.all()),
