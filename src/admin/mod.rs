@@ -41,7 +41,7 @@ impl ServeHttp for Operators {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let conn = conn_of(session).cloned();
         if let Some(conn) = &conn {
-            conn.request_begins();
+            conn.request_begins(session.req_header());
         }
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());

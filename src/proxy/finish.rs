@@ -8,7 +8,7 @@ use pingora_proxy::Session;
 
 use super::ctx::{Ctx, Facts};
 use super::exchange;
-use super::fail::Failure;
+use super::fail;
 use super::filters::run_hook;
 use super::peer;
 use crate::script::{Hook, ResponseDraft};
@@ -26,7 +26,7 @@ pub async fn record(
     if let Some(error) =
         error.filter(|_| ctx.outcome.failure.is_none() && ctx.outcome.answered_by.is_none())
     {
-        ctx.outcome.failure = Some(Failure::of(error));
+        ctx.outcome.failure = Some(fail::cause(error, ctx));
     }
     ctx.outcome.status = session.response_written().map_or(0, |head| head.status.as_u16());
     ctx.outcome.body_out = session.body_bytes_sent() as u64;
