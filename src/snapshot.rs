@@ -158,17 +158,15 @@ fn build_filters(
 }
 
 fn script_problem(diagnostic: Diagnostic, filter: &filters::Filter, at: Pos) -> Problem {
-    let shown = match diagnostic.source_line.trim() {
-        "" => String::new(),
-        line => format!("\n    {line}\n   "),
-    };
+    let source = diagnostic.source_line.trim();
     Problem {
         file: diagnostic.file,
         line: if diagnostic.line == 0 { at.line } else { diagnostic.line },
         column: if diagnostic.line == 0 { at.column } else { diagnostic.column },
         path: format!("filters.{}", filter.name),
-        message: format!("{}{shown}", diagnostic.message),
+        message: diagnostic.message.lines().map(str::trim).collect::<Vec<_>>().join(" "),
         hint: diagnostic.hint,
+        source: (!source.is_empty()).then(|| source.to_owned()),
     }
 }
 

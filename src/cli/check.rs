@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::print::{answer, report};
 use crate::config::problem::{Problem, Problems};
 use crate::config::{self, Config};
 use crate::snapshot::Snapshot;
@@ -14,7 +15,7 @@ use crate::tls::TlsTable;
 #[derive(Debug, Args)]
 pub struct Check {
     /// The configuration file
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
     /// Problems as a JSON array on stdout
     #[arg(long)]
@@ -25,14 +26,13 @@ impl Check {
     pub fn run(self) -> ExitCode {
         let problems = problems(&self.config);
         if self.json {
-            println!("{:#}", serde_json::json!(problems));
-            return if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            let printed = answer(&format!("{:#}\n", serde_json::json!(problems)));
+            return if problems.is_empty() { printed } else { ExitCode::FAILURE };
         }
         if !problems.is_empty() {
-            return super::report(&problems);
+            return report(&problems);
         }
-        println!("{}: ok", self.config.display());
-        ExitCode::SUCCESS
+        answer(&format!("{}: ok\n", self.config.display()))
     }
 }
 

@@ -24,8 +24,12 @@ pub struct Problem {
     /// What to write instead, when that can be said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The line itself, where it is one of a script.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
+/// One line; whoever has room for it shows `source` below.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
@@ -65,6 +69,7 @@ impl Problems {
             path: path.to_owned(),
             message: message.into(),
             hint,
+            source: None,
         });
     }
 

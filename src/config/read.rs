@@ -83,6 +83,7 @@ impl<'p> Reader<'p> {
 
     pub fn expected(&mut self, node: &Node, what: &str) {
         let message = match &node.kind {
+            Kind::Refused => return,
             Kind::Scalar { text, .. } if !node.is_null() => {
                 format!("expected {what}, found \"{text}\"")
             }

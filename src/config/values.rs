@@ -136,6 +136,7 @@ fn free(node: &Node, masked: bool) -> serde_json::Value {
         }
         Kind::Scalar { text, quoted: true, .. } => text.clone().into(),
         Kind::Scalar { .. } if node.is_null() => serde_json::Value::Null,
+        Kind::Refused => serde_json::Value::Null,
         Kind::Scalar { text, .. } => match text.as_str() {
             "true" => true.into(),
             "false" => false.into(),

@@ -26,6 +26,8 @@ pub enum Kind {
     },
     Seq(Vec<Node>),
     Map(Vec<(Key, Node)>),
+    /// A problem was told already; there is nothing more to say.
+    Refused,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +44,7 @@ impl Node {
             Kind::Scalar { .. } => "a single value",
             Kind::Seq(_) => "a list",
             Kind::Map(_) => "a mapping",
+            Kind::Refused => "what cannot be used",
         }
     }
 
@@ -181,7 +184,7 @@ fn key_of(node: Node) -> Result<Key, (Pos, String)> {
 
 fn count(node: &Node) -> usize {
     1 + match &node.kind {
-        Kind::Scalar { .. } => 0,
+        Kind::Scalar { .. } | Kind::Refused => 0,
         Kind::Seq(nodes) => nodes.iter().map(count).sum(),
         Kind::Map(entries) => entries.iter().map(|(_, node)| count(node)).sum(),
     }

@@ -16,6 +16,7 @@ type Resolved = Result<SharedModule, Box<EvalAltResult>>;
 pub struct Imports {
     folder: PathBuf,
     loaded: Arc<Mutex<BTreeMap<String, SharedModule>>>,
+    sources: Arc<Mutex<BTreeMap<PathBuf, String>>>,
     sealed: Arc<AtomicBool>,
 }
 
@@ -23,12 +24,17 @@ impl Imports {
     pub fn of(script: &Path) -> Self {
         let folder = script.parent().unwrap_or(Path::new("")).to_owned();
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
-        Self { folder, loaded: Arc::default(), sealed: Arc::default() }
+        Self { folder, loaded: Arc::default(), sources: Arc::default(), sealed: Arc::default() }
     }
 
     /// From now on only what is loaded already can be imported.
     pub fn seal(&self) {
         self.sealed.store(true, Ordering::Relaxed);
+    }
+
+    /// What was read, by file.
+    pub fn sources(&self) -> BTreeMap<PathBuf, String> {
+        self.sources.lock().clone()
     }
 
     fn file(&self, path: &str) -> Result<PathBuf, String> {
@@ -60,6 +66,7 @@ impl Imports {
             .compile(&source)
             .map_err(|error| failed(format!("{}: {error}", file.display())))?;
         ast.set_source(file.display().to_string());
+        self.sources.lock().insert(file, source);
         Ok(Module::eval_ast_as_new(Scope::new(), &ast, engine)?.into())
     }
 }

@@ -1,7 +1,6 @@
 //! Our listeners as a Pingora service: proxy, admin and metrics, each a set of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,11 +14,12 @@ use pingora_core::apps::HttpServerOptions;
 use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::runtime::Handle;
 
+use super::files::Files;
 use super::reload::Fixed;
 use crate::admin::{Face, Operators, Reload};
-use crate::config::Config;
 use crate::config::listeners::Listener;
 use crate::config::service::{Limits, Service as ServiceAddress};
+use crate::config::{Config, Input};
 use crate::listen::{BindError, Bound, ConnLimits, ListenerSet, bind};
 use crate::proxy::Gateway;
 use crate::snapshot::Shared;
@@ -71,27 +71,33 @@ impl Proxy {
 /// All that listens, and what a reload needs to change it.
 pub struct Listeners {
     pub shared: Arc<Shared>,
-    pub file: PathBuf,
+    pub input: Input,
     pub fixed: Fixed,
     pub proxy: ListenerSet<HttpProxy<Gateway>>,
     /// Filled once the service runs.
     pub runtime: OnceLock<Handle>,
-    /// One reload at a time.
-    pub reloading: Mutex<()>,
+    /// One reload at a time. What the last one found behind the configuration's names.
+    pub reloading: Mutex<Files>,
 }
 
 impl Listeners {
-    pub fn new(proxy: Proxy, shared: &Arc<Shared>, file: PathBuf, fixed: Fixed) -> Self {
+    pub fn new(
+        proxy: Proxy,
+        shared: &Arc<Shared>,
+        input: Input,
+        fixed: Fixed,
+        files: Files,
+    ) -> Self {
         let limits = conn_limits(&shared.snapshot.load().limits);
         let proxy = ListenerSet::new(proxy.0, limits);
         shared.connections.get_or_init(|| Arc::clone(proxy.counters()));
         Self {
             shared: Arc::clone(shared),
-            file,
+            input,
             fixed,
             proxy,
             runtime: OnceLock::new(),
-            reloading: Mutex::default(),
+            reloading: Mutex::new(files),
         }
     }
 
