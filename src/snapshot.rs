@@ -4,11 +4,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
 use crate::config::problem::{Pos, Problem, Problems};
@@ -200,7 +201,7 @@ pub struct Shared {
     /// The series of requests that no route took.
     pub no_route: Arc<RouteMetrics>,
     /// What the listeners count; filled when they exist.
-    pub connections: OnceLock<Arc<ConnCounters>>,
+    pub connections: OnceCell<Arc<ConnCounters>>,
     /// The checks of the snapshot that serves.
     pub health: Mutex<Vec<HealthTask>>,
 }
@@ -213,7 +214,7 @@ impl Shared {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             no_route: metrics.route(NO_ROUTE),
-            connections: OnceLock::new(),
+            connections: OnceCell::new(),
             metrics,
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),

@@ -6,14 +6,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Deserialize;
 
-use super::print::{answer, fail};
+use super::print::{answer, fail, report};
+use crate::config::problem::Problem;
 
 #[derive(Debug, Args)]
 pub struct Reload {
     /// The admin address of the running server
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
     admin: SocketAddr,
+}
+
+/// What the server says then.
+#[derive(Debug, Deserialize)]
+struct Refused {
+    problems: Vec<Problem>,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +32,10 @@ impl Reload {
     pub fn run(self) -> ExitCode {
         match self.ask() {
             Ok((200, body)) => answer(&body),
-            Ok((422, body)) => fail(format!("reload refused\n{body}")),
+            Ok((422, body)) => match serde_json::from_str::<Refused>(&body) {
+                Ok(Refused { problems }) => report(&problems),
+                Err(_) => fail(format!("reload refused\n{body}")),
+            },
             Ok((status, _)) => fail(format!("{}: status {status}: no admin address?", self.admin)),
             Err(error) => fail(format!("{}: {error}", self.admin)),
         }

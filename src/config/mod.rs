@@ -171,7 +171,10 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
         raw.routes.problem(problems, "at least one route is needed", None);
     }
     raw.limits.check(problems);
+    raw.access_log.check(problems);
     let listeners = listeners::resolve(raw.listeners.value, problems);
+    let services = [("admin", raw.admin.as_ref()), ("metrics", raw.metrics.as_ref())];
+    service::check_addresses(&services, &listeners, problems);
     let upstreams = upstreams::resolve(raw.upstreams, problems);
     let filters = filters::resolve(raw.filters, &upstreams, problems);
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);

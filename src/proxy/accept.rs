@@ -26,7 +26,7 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
         conn.request_begins();
     }
     let facts = facts(session, conn, shared);
-    let target_limit = facts.snapshot.limits.target.0;
+    let target_limit = facts.snapshot.limits.target.value.0;
     ctx.facts = Some(facts);
     let (http2, upgrade) = (session.is_http2(), session.is_upgrade_req());
     let raw = match session.req_header().headers.contains_key(header::TRANSFER_ENCODING) {

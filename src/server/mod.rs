@@ -13,6 +13,7 @@ use pingora::server::{RunArgs, Server};
 
 use crate::config::problem::Problem;
 use crate::config::service::{AccessLog as AccessLogConfig, AccessLogFormat};
+use crate::config::upstreams::MAX_RETRIES;
 use crate::config::{Config, Input};
 use crate::listen::BindError;
 use crate::snapshot::{Shared, Snapshot};
@@ -82,7 +83,8 @@ fn open_access_log(
         AccessLogFormat::Json => Format::Json,
         AccessLogFormat::Common => Format::Common,
     };
-    let target = config.path.clone().map_or(Target::Stdout, Target::File);
+    let target = config.path.as_ref().map(|path| path.value.clone());
+    let target = target.map_or(Target::Stdout, Target::File);
     AccessLog::start(target, format, metrics.access_log_dropped()).map(Some)
 }
 
@@ -93,7 +95,8 @@ fn server_conf(threads: usize) -> ServerConf {
         work_stealing: true,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),
-        max_retries: 8,
+        // Each attempt may first meet a kept connection that is dead.
+        max_retries: 2 * (1 + MAX_RETRIES as usize),
         upstream_keepalive_pool_size: 512,
         ..ServerConf::default()
     }

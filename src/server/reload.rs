@@ -23,8 +23,8 @@ pub struct Fixed {
 impl Fixed {
     pub fn of(config: &Config) -> Self {
         Self {
-            admin: config.admin.as_ref().map(|service| service.address.0),
-            metrics: config.metrics.as_ref().map(|service| service.address.0),
+            admin: config.admin.as_ref().map(|service| service.address.value.0),
+            metrics: config.metrics.as_ref().map(|service| service.address.value.0),
         }
     }
 }
@@ -63,8 +63,7 @@ impl Listeners {
         let Some(runtime) = self.runtime.get() else {
             return Err(self.problem("the server is still starting"));
         };
-        let log_changed =
-            shown(&next.effective, "access_log") != shown(&previous.effective, "access_log");
+        let log_changed = next.effective.get("access_log") != previous.effective.get("access_log");
         let log = match log_changed {
             true => Some(
                 open_access_log(&access_log, &self.shared.metrics)
@@ -98,10 +97,6 @@ impl Listeners {
     }
 }
 
-fn shown<'y>(effective: &'y Yaml, key: &str) -> Option<&'y Yaml> {
-    effective.get(key)
-}
-
 /// Whether a filter was compiled from another text than before, imports included.
 fn has_new_script(before: &Snapshot, after: &Snapshot, name: &str) -> bool {
     let script = |snapshot: &Snapshot| {
@@ -114,7 +109,7 @@ fn has_new_script(before: &Snapshot, after: &Snapshot, name: &str) -> bool {
     }
 }
 
-/// Names added, removed and changed in each named section. `touched` tells of what changed
+/// Names added, removed and changed in each named section, and the other sections that changed. `touched` tells of what changed
 /// behind a name.
 fn changes(
     before: &Snapshot,
@@ -139,6 +134,10 @@ fn changes(
             }),
         });
     }
+    let settings = ["trusted_proxies", "access_log", "limits"];
+    let changed =
+        settings.iter().filter(|key| before.effective.get(key) != after.effective.get(key));
+    changes["settings"] = json!({ "changed": changed.collect::<Vec<_>>() });
     changes
 }
 

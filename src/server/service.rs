@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, ShutdownWatch};
@@ -45,7 +45,7 @@ impl Bindings {
 fn operators(name: &str, service: Option<&ServiceAddress>) -> Vec<Listener> {
     let listener = |service: &ServiceAddress| Listener {
         name: name.into(),
-        address: service.address.0,
+        address: service.address.value.0,
         tls: None,
         proxy_protocol: Vec::new(),
         h2c: false,
@@ -75,7 +75,7 @@ pub struct Listeners {
     pub fixed: Fixed,
     pub proxy: ListenerSet<HttpProxy<Gateway>>,
     /// Filled once the service runs.
-    pub runtime: OnceLock<Handle>,
+    pub runtime: OnceCell<Handle>,
     /// One reload at a time. What the last one found behind the configuration's names.
     pub reloading: Mutex<Files>,
 }
@@ -96,7 +96,7 @@ impl Listeners {
             input,
             fixed,
             proxy,
-            runtime: OnceLock::new(),
+            runtime: OnceCell::new(),
             reloading: Mutex::new(files),
         }
     }
@@ -177,7 +177,12 @@ impl Service {
             let app = Operators { face, shared: Arc::clone(&listeners.shared), reload };
             let set = ListenerSet::new(Arc::new(app), ConnLimits::default());
             set.start(bound)?;
-            announced.extend(set.local_addr(name).map(|address| (name.to_owned(), address)));
+            let address = set.local_addr(name);
+            if let (Face::Admin, Some(address)) = (face, address.filter(|a| !a.ip().is_loopback()))
+            {
+                log::warn!("the admin address {address} is not loopback, and it has no login");
+            }
+            announced.extend(address.map(|address| (name.to_owned(), address)));
             sets.push(set);
         }
         listeners.start_health(runtime);
