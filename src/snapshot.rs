@@ -150,7 +150,8 @@ fn build_filters(
             })),
             Err(diagnostics) => {
                 for diagnostic in diagnostics {
-                    problems.push(script_problem(diagnostic, filter, *at));
+                    let file = problems.file().to_owned();
+                    problems.push(script_problem(diagnostic, filter, *at, &file));
                 }
             }
         }
@@ -158,18 +159,35 @@ fn build_filters(
     built
 }
 
-fn script_problem(diagnostic: Diagnostic, filter: &filters::Filter, at: Pos) -> Problem {
-    let source = diagnostic.source_line.trim();
+/// A problem in a script stands there, one with the whole script where it is configured.
+fn script_problem(
+    diagnostic: Diagnostic,
+    filter: &filters::Filter,
+    at: Pos,
+    file: &Path,
+) -> Problem {
+    let message = diagnostic.message.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let path = format!("filters.{}", filter.name);
+    let hint = diagnostic.hint;
+    if diagnostic.line == 0 {
+        let message = format!("{}: {message}", diagnostic.file.display());
+        let (file, Pos { line, column }) = (file.to_owned(), at);
+        return Problem { file, line, column, path, message, hint, source: None };
+    }
+    let source: String = diagnostic.source_line.trim().chars().take(SHOWN_OF_LINE).collect();
     Problem {
         file: diagnostic.file,
-        line: if diagnostic.line == 0 { at.line } else { diagnostic.line },
-        column: if diagnostic.line == 0 { at.column } else { diagnostic.column },
-        path: format!("filters.{}", filter.name),
-        message: diagnostic.message.lines().map(str::trim).collect::<Vec<_>>().join(" "),
-        hint: diagnostic.hint,
-        source: (!source.is_empty()).then(|| source.to_owned()),
+        line: diagnostic.line,
+        column: diagnostic.column,
+        path,
+        message,
+        hint,
+        source: (!source.is_empty()).then_some(source),
     }
 }
+
+/// Characters of a script's line that go with a problem.
+const SHOWN_OF_LINE: usize = 160;
 
 fn build_router(config: &Config, problems: &mut Problems) -> Option<Router> {
     Router::build(&config.routes)

@@ -49,6 +49,7 @@ pub fn problems_in(text: &str, file: &Path) -> Vec<Problem> {
 /// What only certificates, scripts and the routes together show.
 fn deeper(config: Config, file: &Path) -> Vec<Problem> {
     let mut found = certificates(&config, file);
+    found.extend(access_log(&config, file));
     match Metrics::new() {
         Ok(metrics) => {
             found.extend(Snapshot::build(config, file, &metrics, None).err().into_iter().flatten())
@@ -59,7 +60,22 @@ fn deeper(config: Config, file: &Path) -> Vec<Problem> {
             found.extend(problems.into_sorted());
         }
     }
+    found.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     found
+}
+
+/// `run` makes the file, but not the folder.
+fn access_log(config: &Config, file: &Path) -> Vec<Problem> {
+    let mut problems = Problems::new(file);
+    if let Some(path) = &config.access_log.path {
+        let folder = path.value.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            path.problem(&mut problems, format!("{} is not a folder", folder.display()), None);
+        } else if path.value.is_dir() {
+            path.problem(&mut problems, format!("{} is a folder", path.value.display()), None);
+        }
+    }
+    problems.into_sorted()
 }
 
 fn certificates(config: &Config, file: &Path) -> Vec<Problem> {

@@ -1,7 +1,7 @@
 //! `selvedge reload`: asks the admin address of a running server.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::config::problem::Problem;
 #[derive(Debug, Args)]
 pub struct Reload {
     /// The admin address of the running server
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9901", value_parser = resolve)]
     admin: SocketAddr,
 }
 
@@ -22,6 +22,14 @@ pub struct Reload {
 #[derive(Debug, Deserialize)]
 struct Refused {
     problems: Vec<Problem>,
+}
+
+fn resolve(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().map_err(|error| format!("{error}; write host:port"))?;
+    let mut found: Vec<SocketAddr> = found.collect();
+    // IPv4 first, as with endpoints.
+    found.sort_by_key(SocketAddr::is_ipv6);
+    found.first().copied().ok_or_else(|| "this name has no address".to_owned())
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

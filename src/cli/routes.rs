@@ -63,7 +63,7 @@ impl Asked {
     /// `url` may be a path; then a `Host` header, if any, says the host. As in curl, that header
     /// also goes before the URL's host.
     fn new(url: &str, method: &str, lines: &[String]) -> Result<Self, String> {
-        let wrong = || format!("\"{url}\" is neither http://host/path nor /path");
+        let wrong = || format!("{url:?} is neither http://host/path nor /path");
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
         if !(is_web || uri.authority().is_none() && url.starts_with('/')) {
@@ -129,7 +129,7 @@ fn explain(asked: &Asked, config: &Config) -> Result<Explained, String> {
         }
         Found::Route { index, .. } => ambiguous
             .filter(|_| routes[index].ambiguous_path == AmbiguousPath::Reject)
-            .map(|what| format!("400: the path holds {what}, and ambiguous_path is reject")),
+            .map(|what| format!("400: {} refuses {what} in a path", routes[index].name)),
     };
     text.extend(closing.iter().map(|line| format!("{line}\n")));
     Ok(Explained { text, served: closing.is_none() })

@@ -45,6 +45,10 @@ fn run_all(files: &[PathBuf], runtime: &Arc<tokio::runtime::Runtime>) -> ExitCod
                 continue;
             }
         };
+        if tests.is_empty() {
+            super::print::err(&format!("{}: no function begins with test_\n", file.display()));
+            failed += 1;
+        }
         for test in tests {
             let name = format!("{}: {}", file.display(), test.name);
             match test.failure {

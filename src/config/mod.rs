@@ -81,6 +81,19 @@ pub struct Places {
 /// Bytes of a configuration file: ten thousand routes take a twentieth of it.
 const MAX_FILE: u64 = 32 << 20;
 
+impl Places {
+    /// As many places, none of them known.
+    fn forgotten(&self) -> Self {
+        let none = |places: &[Pos]| vec![Pos::default(); places.len()];
+        Self {
+            filters: none(&self.filters),
+            routes: none(&self.routes),
+            listeners: none(&self.listeners),
+            upstreams: none(&self.upstreams),
+        }
+    }
+}
+
 /// Where a configuration comes from, at the start and at each reload.
 #[derive(Debug, Clone)]
 pub enum Input {
@@ -101,7 +114,13 @@ impl Input {
     pub fn load(&self) -> Result<Config, Vec<Problem>> {
         match self {
             Self::File(file) => load(file),
-            Self::Arguments(text) => parse(text, self.file()),
+            // Who gave arguments does not know the text that was made of them.
+            Self::Arguments(text) => parse(text, self.file())
+                .map(|config| Config { places: config.places.forgotten(), ..config })
+                .map_err(|problems| {
+                    let placeless = |problem| Problem { line: 0, column: 0, ..problem };
+                    problems.into_iter().map(placeless).collect()
+                }),
         }
     }
 }
@@ -117,13 +136,13 @@ pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
 }
 
 fn read_text(file: &Path) -> Result<String, (Pos, String)> {
-    let start = Pos { line: 1, column: 1 };
+    let whole = Pos::default();
     let mut bytes = Vec::new();
     File::open(file)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| (start, format!("cannot be read: {error}")))?;
+        .map_err(|error| (whole, format!("cannot be read: {error}")))?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err((start, format!("larger than {} MiB", MAX_FILE >> 20)));
+        return Err((whole, format!("larger than {} MiB", MAX_FILE >> 20)));
     }
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -142,7 +161,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<Problem>> {
         Some(config) if problems.is_empty() => Ok(config),
         _ => {
             if problems.is_empty() {
-                problems.add(Pos { line: 1, column: 1 }, "", "the configuration is empty", None);
+                problems.add(Pos::default(), "", "the configuration is empty", None);
             }
             Err(problems.into_sorted())
         }

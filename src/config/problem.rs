@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// A place in a file; lines and columns count from 1.
+/// A place in a file; lines and columns count from 1, and 0 stands for no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Pos {
     pub line: usize,
@@ -32,7 +32,10 @@ pub struct Problem {
 /// One line; whoever has room for it shows `source` below.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
+        match self.line {
+            0 => write!(f, "{}: ", self.file.display())?,
+            line => write!(f, "{}:{line}:{}: ", self.file.display(), self.column)?,
+        }
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
@@ -54,6 +57,10 @@ pub struct Problems {
 impl Problems {
     pub fn new(file: &Path) -> Self {
         Self { file: file.to_owned(), found: Vec::new() }
+    }
+
+    pub fn file(&self) -> &Path {
+        &self.file
     }
 
     /// The folder that relative paths of the configuration start from.

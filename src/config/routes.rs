@@ -1,5 +1,6 @@
 //! `routes`: which request goes where, through which filters.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,11 +179,12 @@ pub fn resolve(
     problems: &mut Problems,
 ) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::with_capacity(raw.len());
+    let mut names = HashSet::with_capacity(raw.len());
     for route in raw {
         if let Err(message) = check_name(&route.name.value) {
             route.name.problem(problems, message, None);
         }
-        if routes.iter().any(|known| *known.name == *route.name.value) {
+        if !names.insert(route.name.value.clone()) {
             let message = format!("a second route named \"{}\"", route.name.value);
             route.name.problem(problems, message, None);
         }
@@ -206,7 +208,7 @@ fn resolve_one(
     Some(Route {
         name: raw.name.value.as_str().into(),
         filters: filters.collect(),
-        matches: resolve_match(&raw.name, raw.r#match, problems),
+        matches: resolve_match(raw.r#match, problems),
         rewrite,
         ambiguous_path: raw.ambiguous_path,
         timeout: raw.timeout.map(|timeout| timeout.value),
@@ -304,21 +306,36 @@ fn resolve_action(
     }
 }
 
-fn resolve_match(name: &At<String>, raw: RawMatch, problems: &mut Problems) -> Match {
-    let lower = |name: String| name.to_ascii_lowercase();
-    let headers = raw.headers.0.into_iter().map(|(n, t)| (ConditionOn::Header(lower(n.value)), t));
-    let query = raw.query.0.into_iter().map(|(n, t)| (ConditionOn::Query(n.value), t));
-    let cookies = raw.cookies.0.into_iter().map(|(n, t)| (ConditionOn::Cookie(n.value), t));
-    let mut conditions: Vec<Condition> = Vec::new();
-    for (on, test) in headers.chain(query).chain(cookies) {
-        match (test.equals, test.present) {
-            (Some(value), None) => conditions.push(Condition { on, test: Test::Equals(value) }),
-            (None, Some(true)) => conditions.push(Condition { on, test: Test::Present }),
-            (None, Some(false)) => conditions.push(Condition { on, test: Test::Absent }),
-            _ => name.problem(problems, "a condition needs exactly one of equals, present", None),
-        }
-    }
+fn resolve_match(raw: RawMatch, problems: &mut Problems) -> Match {
+    let header = |name: &str| ConditionOn::Header(name.to_ascii_lowercase());
+    let query = |name: &str| ConditionOn::Query(name.to_owned());
+    let cookie = |name: &str| ConditionOn::Cookie(name.to_owned());
+    let mut conditions = Vec::new();
+    conditions.extend(resolve_tests(raw.headers, header, problems));
+    conditions.extend(resolve_tests(raw.query, query, problems));
+    conditions.extend(resolve_tests(raw.cookies, cookie, problems));
     Match { host: raw.host, path: raw.path, methods: raw.methods, conditions }
+}
+
+fn resolve_tests(
+    raw: Named<RawTest>,
+    on: impl Fn(&str) -> ConditionOn,
+    problems: &mut Problems,
+) -> Vec<Condition> {
+    let resolve_one = |(name, test): (At<String>, RawTest)| {
+        let test = match (test.equals, test.present) {
+            (Some(value), None) => Test::Equals(value),
+            (None, Some(true)) => Test::Present,
+            (None, Some(false)) => Test::Absent,
+            _ => {
+                let message = "a condition needs exactly one of equals, present";
+                name.problem(problems, message, None);
+                return None;
+            }
+        };
+        Some(Condition { on: on(&name.value), test })
+    };
+    raw.0.into_iter().filter_map(resolve_one).collect()
 }
 
 fn resolve_rewrite(raw: &RawRoute, problems: &mut Problems) -> Option<Rewrite> {

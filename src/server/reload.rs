@@ -92,7 +92,7 @@ impl Listeners {
 
     fn problem(&self, message: &str) -> Vec<Problem> {
         let mut problems = Problems::new(self.input.file());
-        problems.add(Pos { line: 1, column: 1 }, "", message, None);
+        problems.add(Pos::default(), "", message, None);
         problems.into_sorted()
     }
 }
