@@ -243,6 +243,12 @@ fn without_line_break(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// `http://name` and nothing more.
+fn is_bare(origin: &str) -> bool {
+    let name = origin.strip_prefix("http://");
+    name.is_some_and(|name| !name.trim_end_matches('/').contains(':'))
+}
+
 fn resolve_origin(
     raw: &At<String>,
     upstreams: &[Upstream],
@@ -254,6 +260,11 @@ fn resolve_origin(
         raw.problem(problems, message, Some(hint.into()));
         return None;
     };
+    if upstreams.iter().any(|upstream| *upstream.name == *origin.host) && !is_bare(&raw.value) {
+        let message =
+            format!("\"{}\" is an upstream, which says itself how to be reached", origin.host);
+        raw.problem(problems, message, Some(format!("write http://{}", origin.host)));
+    }
     // A name without a dot is no public host: it is meant to be an upstream.
     let local = !origin.host.contains(['.', ':']) && origin.host != "localhost";
     let names = || upstreams.iter().map(|upstream| &*upstream.name);
