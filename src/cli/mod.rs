@@ -23,7 +23,14 @@ pub struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the configuration, a script or the address is at fault; 2 wrong arguments.";
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done: nothing wrong, drained, reloaded, or the reader of the output left
+  1  a problem of the configuration, a script, a certificate, an address or a test; a refused
+     reload; a request that no route serves (routes --explain)
+  2  wrong arguments
+
+Errors and logs go to stderr, results to stdout.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
