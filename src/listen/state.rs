@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use http::HeaderValue;
+use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 
@@ -220,6 +220,6 @@ fn park(slot: &Mutex<Option<Waker>>, cx: &Context<'_>) {
 
 /// Milliseconds on a clock of this process.
 pub(super) fn now_ms() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64
+    static START: Lazy<Instant> = Lazy::new(Instant::now);
+    START.elapsed().as_millis() as u64
 }

@@ -31,7 +31,7 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
         conn.request_begins(session.req_header());
     }
     let facts = facts(session, conn, shared);
-    let target_limit = facts.snapshot.limits.target.0;
+    let target_limit = facts.snapshot.limits.target.value.0;
     let header_limit = facts.snapshot.limits.headers.value;
     ctx.facts = Some(facts);
     let (http2, upgrade) = (session.is_http2(), session.is_upgrade_req());

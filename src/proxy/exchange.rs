@@ -150,6 +150,10 @@ fn changed(before: &HeaderMap, after: &HeaderMap) -> Vec<HeaderName> {
 
 fn choose_upstream(ctx: &mut Ctx, name: Option<&str>) -> Result<()> {
     let Some(name) = name else { return Ok(()) };
+    if ctx.routed()?.upstream.is_none() {
+        let text = "req.upstream has no effect on a route that answers by itself".to_owned();
+        return Err(ctx.refuse(Failure::FilterMessage(text)));
+    }
     let chosen = ctx.facts()?.snapshot.upstreams.get(name).cloned();
     let Some(chosen) = chosen else {
         let text = format!("there is no upstream named \"{name}\"");

@@ -58,7 +58,10 @@ fn hash_key(session: &Session, ctx: &Ctx, by: &HashKey) -> Vec<u8> {
         HashKey::ClientIp => {
             ctx.facts.as_ref().map(|f| f.client.to_string().into_bytes()).unwrap_or_default()
         }
-        HashKey::Path => session.req_header().raw_path().to_vec(),
+        HashKey::Path => {
+            let target = session.req_header().raw_path();
+            target.split(|byte| *byte == b'?').next().unwrap_or_default().to_vec()
+        }
         HashKey::Header(name) => {
             headers.get(name).map(|v| v.as_bytes().to_vec()).unwrap_or_default()
         }

@@ -16,6 +16,9 @@ type Resolved = Result<SharedModule, Box<EvalAltResult>>;
 pub struct Imports {
     folder: PathBuf,
     loaded: Arc<Mutex<BTreeMap<String, SharedModule>>>,
+    /// From the outermost inwards: what is being loaded now.
+    loading: Arc<Mutex<Vec<String>>>,
+    sources: Arc<Mutex<BTreeMap<PathBuf, String>>>,
     sealed: Arc<AtomicBool>,
 }
 
@@ -23,12 +26,23 @@ impl Imports {
     pub fn of(script: &Path) -> Self {
         let folder = script.parent().unwrap_or(Path::new("")).to_owned();
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
-        Self { folder, loaded: Arc::default(), sealed: Arc::default() }
+        Self {
+            folder,
+            loaded: Arc::default(),
+            loading: Arc::default(),
+            sources: Arc::default(),
+            sealed: Arc::default(),
+        }
     }
 
     /// From now on only what is loaded already can be imported.
     pub fn seal(&self) {
         self.sealed.store(true, Ordering::Relaxed);
+    }
+
+    /// What was read, by file.
+    pub fn sources(&self) -> BTreeMap<PathBuf, String> {
+        self.sources.lock().clone()
     }
 
     fn file(&self, path: &str) -> Result<PathBuf, String> {
@@ -47,6 +61,16 @@ impl Imports {
         }
     }
 
+    fn enter(&self, path: &str, at: Position) -> Result<(), Box<EvalAltResult>> {
+        let mut loading = self.loading.lock();
+        if loading.iter().any(|outer| outer == path) {
+            let circle = format!("these import each other: {}, {path}", loading.join(", "));
+            return Err(Box::new(EvalAltResult::ErrorRuntime(circle.into(), at)));
+        }
+        loading.push(path.to_owned());
+        Ok(())
+    }
+
     fn load(&self, engine: &Engine, path: &str, position: Position) -> Resolved {
         let failed =
             |message: String| Box::new(EvalAltResult::ErrorRuntime(message.into(), position));
@@ -60,6 +84,7 @@ impl Imports {
             .compile(&source)
             .map_err(|error| failed(format!("{}: {error}", file.display())))?;
         ast.set_source(file.display().to_string());
+        self.sources.lock().insert(file, source);
         Ok(Module::eval_ast_as_new(Scope::new(), &ast, engine)?.into())
     }
 }
@@ -70,8 +95,11 @@ impl ModuleResolver for Imports {
         if let Some(module) = known {
             return Ok(module);
         }
-        // Not held across the load: modules import modules. A circle meets the call-level limit.
-        let module = self.load(engine, path, at)?;
+        // No lock is held across the load: modules import modules.
+        self.enter(path, at)?;
+        let module = self.load(engine, path, at);
+        self.loading.lock().pop();
+        let module = module?;
         self.loaded.lock().insert(path.to_owned(), module.clone());
         Ok(module)
     }
