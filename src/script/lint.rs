@@ -28,9 +28,27 @@ impl Lint<'_> {
         self.calls(ast, &mut found);
         self.closures(ast, &mut found);
         self.constants(ast, &mut found);
+        self.namespaces(ast, &mut found);
         self.grants(ast, &mut found);
         self.members(ast, &mut found);
         self.results(ast, &mut found);
+        found
+    }
+
+    /// What stands before the script's first run, since its top level may ask for secrets.
+    pub fn check_grants(&self, ast: &AST) -> Vec<Diagnostic> {
+        let mut found = Vec::new();
+        self.grants(ast, &mut found);
+        found
+    }
+
+    /// A file that a script imports: it has functions and constants, and no hooks.
+    pub fn check_import(&self, ast: &AST) -> Vec<Diagnostic> {
+        let mut found = Vec::new();
+        self.calls(ast, &mut found);
+        self.closures(ast, &mut found);
+        self.constants(ast, &mut found);
+        self.grants(ast, &mut found);
         found
     }
 
