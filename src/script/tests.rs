@@ -121,12 +121,14 @@ async fn a_fault_rolls_back_all_edits() {
 
 #[tokio::test]
 async fn an_endless_loop_ends_at_a_limit() {
-    let script = script("fn on_request(req) { loop { } }");
+    let script = script("\nfn on_request(req) { loop { } }");
     let host: Arc<dyn Host> = Arc::new(FakeHost::default());
     let mut bounds = limits();
     bounds.operations = u64::MAX;
     let ended = run(&script, Hook::Request, Exchange::for_test(), host.clone(), bounds).await;
     assert_eq!(limit(&ended), LimitKind::Cpu);
+    let fault = fault(&ended);
+    assert_eq!((fault.line, fault.source_line.as_str()), (2, "fn on_request(req) { loop { } }"));
     bounds = limits();
     bounds.operations = 1000;
     let ended = run(&script, Hook::Request, Exchange::for_test(), host, bounds).await;
