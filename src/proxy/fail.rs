@@ -314,6 +314,9 @@ fn page(session: &Session, ctx: &Ctx, row: &Row) -> Page {
 }
 
 fn tell_log(failure: &Failure, row: &Row, ctx: &Ctx) {
+    if matches!(failure, Failure::FilterFault(_) | Failure::FiltersBusy) {
+        return; // The filter's own line says more.
+    }
     let Some(facts) = &ctx.facts else {
         log::log!(row.level, "request refused: {failure}");
         return;
