@@ -44,7 +44,7 @@ section! {
         requests_per_connection: At<u32> = "10000",
         /// How long all is served on after SIGTERM while `/readyz` says 503, so that load balancers
         /// see it before the listeners close.
-        drain_delay: Duration = "0s",
+        drain_delay: Option<Duration>,
         /// How long requests in flight may go on after SIGTERM or SIGINT, and after `drain_delay`.
         drain_timeout: Duration = "30s",
         /// Filter runs alive at once; above it the answer is 503.
