@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, StatusCode};
 
 use super::listeners::{Certificate, RawCertificate};
+use super::pattern::HostPattern;
 use super::problem::Problems;
 use super::read::{At, Named, choice, section};
 use super::values::HostPort;
@@ -19,7 +21,7 @@ pub struct Upstream {
     pub balance: Balance,
     pub health: Option<Health>,
     pub timeouts: Timeouts,
-    /// Further endpoints tried after a failed connect.
+    /// Further endpoints tried.
     pub retries: u32,
     pub protocol: Protocol,
     pub tls: Option<UpstreamTls>,
@@ -70,7 +72,8 @@ pub enum Probe {
 pub struct Timeouts {
     pub connect: Duration,
     pub first_byte: Duration,
-    /// For a write without progress, a silent origin of a WebSocket, and an unused connection.
+    /// For writing one piece of the request, a tunnel in which the origin is silent, and an unused
+    /// connection.
     pub idle: Duration,
     /// The whole exchange with the upstream, retries included, until the response head.
     pub total: Duration,
@@ -106,15 +109,16 @@ section! {
         health: Option<RawHealth>,
         /// Limits in time, all set by default.
         timeouts: RawTimeouts = "{}",
-        /// How many further endpoints are tried after a failed connect.
-        retries: u32 = "1",
+        /// How many further endpoints are tried when a connection cannot be made or, for idempotent
+        /// requests, when the exchange breaks before an answer.
+        retries: At<u32> = "1",
         /// What is spoken to the origins: `http2` without TLS means prior knowledge, `auto` is
         /// HTTP/2 where the TLS handshake agrees on it.
         protocol: At<Protocol> = "http1",
         /// Speak TLS to the origins, checking their names.
         tls: Option<RawUpstreamTls>,
         /// The `Host` that origins see; left out, the client's is kept.
-        host: Option<String>,
+        host: Option<At<String>>,
     }
 }
 
@@ -164,7 +168,7 @@ section! {
         /// The path asked for.
         path: At<String>,
         /// The `Host` sent; left out, the endpoint's address.
-        host: Option<String>,
+        host: Option<At<String>>,
         /// The status that means healthy.
         status: StatusCode = "200",
     }
@@ -175,10 +179,10 @@ section! {
     pub struct RawTimeouts as "timeouts" {
         /// For the connection, TLS included.
         connect: Duration = "1s",
-        /// For the response head after the request was sent, and between two reads of its body.
+        /// For each read from the origin: how long it may be silent before its answer, or in it.
         first_byte: Duration = "30s",
-        /// For a write that makes no progress, and for a WebSocket on which the origin is silent;
-        /// also how long an unused connection is kept.
+        /// For writing one piece of the request, and for a tunnel (WebSocket) in which the origin is
+        /// silent; also how long an unused connection is kept.
         idle: Duration = "60s",
         /// For all attempts together until the response begins.
         total: Duration = "60s",
@@ -218,6 +222,8 @@ choice!(Protocol {
 });
 
 const MAX_WEIGHT: u32 = 1000;
+/// Pingora's attempts per request have one limit for the whole process, see `server`.
+pub const MAX_RETRIES: u32 = 7;
 
 pub fn resolve(raw: Named<RawUpstream>, problems: &mut Problems) -> Vec<Upstream> {
     raw.0.into_iter().map(|(name, raw)| resolve_one(&name, raw, problems)).collect()
@@ -231,6 +237,9 @@ fn resolve_one(name: &At<String>, raw: RawUpstream, problems: &mut Problems) -> 
         let message = "protocol: auto is agreed on in the TLS handshake, and there is no tls here";
         raw.protocol.problem(problems, message, Some("say http1 or http2".into()));
     }
+    if raw.retries.value > MAX_RETRIES {
+        raw.retries.problem(problems, format!("retries are 0 to {MAX_RETRIES}"), None);
+    }
     let balance = resolve_balance(&raw.balance, raw.hash_by, problems);
     Upstream {
         name: name.value.as_str().into(),
@@ -243,21 +252,33 @@ fn resolve_one(name: &At<String>, raw: RawUpstream, problems: &mut Problems) -> 
             idle: raw.timeouts.idle,
             total: raw.timeouts.total,
         },
-        retries: raw.retries,
+        retries: raw.retries.value,
         protocol: raw.protocol.value,
-        tls: raw.tls.map(|tls| {
-            if tls.server_name.value.is_empty() {
-                let message = "an empty server_name would switch the name check off";
-                tls.server_name.problem(problems, message, None);
-            }
-            UpstreamTls {
-                server_name: tls.server_name.value,
-                ca: tls.ca,
-                certificate: tls.certificate.map(Certificate::from),
-            }
-        }),
-        host: raw.host,
+        tls: raw.tls.map(|tls| resolve_tls(tls, problems)),
+        host: raw.host.map(|host| resolve_host(host, problems)),
     }
+}
+
+fn resolve_tls(raw: RawUpstreamTls, problems: &mut Problems) -> UpstreamTls {
+    let name = raw.server_name;
+    if name.value.is_empty() {
+        name.problem(problems, "an empty server_name would switch the name check off", None);
+    } else if !matches!(HostPattern::parse(&name.value), Ok(HostPattern::Exact(_))) {
+        let message = format!("\"{}\" is not the name of a server", name.value);
+        name.problem(problems, message, None);
+    }
+    let certificate = raw.certificate.map(Certificate::from);
+    UpstreamTls { server_name: name.value, ca: raw.ca, certificate }
+}
+
+/// What can stand in `Host`: a name or an address, with or without a port.
+fn resolve_host(host: At<String>, problems: &mut Problems) -> String {
+    let fine = host.value.parse::<Authority>().is_ok_and(|parsed| !parsed.as_str().contains('@'));
+    if !fine {
+        let message = format!("\"{}\" is not a host, with or without a port", host.value);
+        host.problem(problems, message, None);
+    }
+    host.value
 }
 
 fn resolve_endpoints(raw: Vec<RawEndpoint>, problems: &mut Problems) -> Vec<Endpoint> {
@@ -320,8 +341,11 @@ fn resolve_health(raw: RawHealth, problems: &mut Problems) -> Health {
         Some(http) => {
             if !http.path.value.starts_with('/') {
                 http.path.problem(problems, "a path begins with /", None);
+            } else if http.path.value.parse::<PathAndQuery>().is_err() {
+                http.path.problem(problems, "this path cannot be sent", None);
             }
-            Probe::Http { path: http.path.value, host: http.host, status: http.status }
+            let host = http.host.map(|host| resolve_host(host, problems));
+            Probe::Http { path: http.path.value, host, status: http.status }
         }
     };
     Health {

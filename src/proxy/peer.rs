@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, Result, RetryType};
 use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
+use super::head;
 use crate::config::upstreams::HashKey;
 use crate::snapshot::UpstreamState;
 
@@ -38,6 +39,10 @@ pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         return Err(ctx.refuse(Failure::NoEndpoint(upstream.pool.name().to_string())));
     };
     let mut peer = upstream.pool.peer(&endpoint);
+    if !session.req_header().headers.keys().any(head::is_hop_by_hop) {
+        // Nothing is there that Pingora would have to look for and remove.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+    }
     cap(&mut peer.options.connection_timeout, left);
     cap(&mut peer.options.total_connection_timeout, left);
     match ctx.facts()?.upgrade {
@@ -60,7 +65,10 @@ fn hash_key(session: &Session, ctx: &Ctx, by: &HashKey) -> Vec<u8> {
         HashKey::ClientIp => {
             ctx.facts.as_ref().map(|f| f.client.to_string().into_bytes()).unwrap_or_default()
         }
-        HashKey::Path => session.req_header().raw_path().to_vec(),
+        HashKey::Path => {
+            let target = session.req_header().raw_path();
+            target.split(|byte| *byte == b'?').next().unwrap_or_default().to_vec()
+        }
         HashKey::Header(name) => {
             headers.get(name).map(|v| v.as_bytes().to_vec()).unwrap_or_default()
         }

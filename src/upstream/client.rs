@@ -108,8 +108,11 @@ impl Client {
     pub async fn request(
         &self,
         target: Target,
-        request: ClientRequest,
+        mut request: ClientRequest,
     ) -> Result<ClientResponse, ClientError> {
+        if let Target::Pool(pool) = &target {
+            request.host = pool.config().host.clone().unwrap_or(request.host);
+        }
         let exchange = async {
             match target {
                 Target::Pool(pool) => self.ask_pool(&pool, &request).await,

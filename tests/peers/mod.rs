@@ -64,8 +64,13 @@ impl Site {
     }
 
     pub fn reload(&self) -> Response {
-        let request = b"POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
-        exchange(self.address("admin"), request).expect("the admin address answers")
+        self.admin("POST /reload", "Content-Length: 0\r\n")
+    }
+
+    /// Asks the admin address, as a program on this machine does.
+    pub fn admin(&self, line: &str, headers: &str) -> Response {
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        exchange(self.address("admin"), request.as_bytes()).expect("the admin address answers")
     }
 
     /// A reload that must be taken.
@@ -83,7 +88,7 @@ impl Site {
     }
 
     pub fn upstreams(&self) -> serde_json::Value {
-        let text = get(self.address("admin"), "/upstreams").text();
+        let text = self.admin("GET /upstreams", "").text();
         serde_json::from_str(&text).expect("JSON")
     }
 
