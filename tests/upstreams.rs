@@ -392,3 +392,18 @@ fn clients_that_do_not_read_take_little_memory() {
         assert_eq!(site.get("/small").text(), "ok", "{what}: others are served");
     }
 }
+
+#[test]
+fn a_client_that_does_not_read_is_given_up() {
+    let endless = raw_origin(|mut stream| {
+        read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+    });
+    let site =
+        Site::start(format!("{PLAIN}{}limits: {{ write_timeout: 300ms }}\n", all_to(endless)));
+    let mut client = site.connect();
+    client.send(request("/x").as_bytes()).expect("sends");
+    site.logged("\"error\":\"client_gone\"");
+    assert_eq!(site.metric("selvedge_requests_in_flight"), Some(0.0));
+}

@@ -40,6 +40,8 @@ section! {
         head_timeout: Duration = "10s",
         /// An idle connection between two requests.
         keep_alive: Duration = "60s",
+        /// How long a client may take for one piece of a response, up to 64 KiB.
+        write_timeout: Duration = "60s",
         /// Requests on one HTTP/1.1 connection.
         requests_per_connection: At<u32> = "10000",
         /// How long all is served on after SIGTERM while `/readyz` says 503, so that load balancers

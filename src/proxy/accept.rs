@@ -33,6 +33,7 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     let facts = facts(session, conn, shared);
     let target_limit = facts.snapshot.limits.target.value.0;
     let header_limit = facts.snapshot.limits.headers.value;
+    session.set_write_timeout(Some(facts.snapshot.limits.write_timeout));
     ctx.facts = Some(facts);
     let (http2, upgrade) = (session.is_http2(), asks_for_websocket(session));
     let raw = match session.req_header().headers.contains_key(header::TRANSFER_ENCODING) {

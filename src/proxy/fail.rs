@@ -58,6 +58,8 @@ pub enum Failure {
     Drain(String),
     #[error("the client sent something invalid: {0}")]
     ClientInvalid(String),
+    #[error("the client's body stopped coming: {0}")]
+    ClientTimeout(String),
     #[error("internal: {0}")]
     Internal(String),
 }
@@ -158,6 +160,12 @@ impl Failure {
             Self::ClientInvalid(_) => {
                 row(bad, "The request is malformed.", Level::Debug, "client_invalid")
             }
+            Self::ClientTimeout(_) => row(
+                StatusCode::REQUEST_TIMEOUT,
+                "The request's body did not come in time.",
+                Level::Debug,
+                "client_timeout",
+            ),
             Self::Internal(_) => row(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Something went wrong here.",

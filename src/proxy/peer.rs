@@ -115,22 +115,29 @@ pub fn connect_failed(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
 /// endpoint after a kept connection turned out dead, else on another, and only if it may be
 /// repeated or the origin said that it did not touch it.
 pub fn exchange_failed(
-    session: &Session,
+    session: &mut Session,
     ctx: &mut Ctx,
     peer: &HttpPeer,
     error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
     let mut error = error.more_context(format!("peer {peer}"));
+    let unanswered = session.response_written().is_none();
+    if *error.etype() == ErrorType::ReadTimedout && unanswered && !session.as_mut().is_body_done() {
+        // The origin waited for the rest of the request, as we did.
+        end_attempt(ctx, false);
+        ctx.outcome.failure = Some(Failure::ClientTimeout(error.to_string()));
+        error.set_retry(false);
+        return error;
+    }
     let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
     if let (Some(upstream), true) = (upstream(ctx), from_upstream) {
         upstream.metrics.failure(Failure::of(&error).row().label);
     }
-    let unanswered = session.response_written().is_none()
-        && !session.as_ref().retry_buffer_truncated()
-        && ctx.outcome.failure.is_none();
-    let untouched = unanswered && is_untouched(&error);
-    let repeatable = unanswered && session.req_header().method.is_idempotent();
+    let at_hand =
+        unanswered && !session.as_ref().retry_buffer_truncated() && ctx.outcome.failure.is_none();
+    let untouched = at_hand && is_untouched(&error);
+    let repeatable = at_hand && session.req_header().method.is_idempotent();
     error.retry.decide_reuse(reused);
     let stale = reused && error.retry() && (repeatable || untouched);
     let another = untouched || (repeatable && from_upstream && is_broken_off(error.etype()));
