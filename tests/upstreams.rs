@@ -300,6 +300,11 @@ fn a_hash_keeps_what_belongs_together_at_one_origin() {
         }
     }
     let origins = three_origins();
+    let site = Site::start(balanced(&origins, &[], "balance: hash, hash_by: { cookie: user }"));
+    (0..60).for_each(|_| drop(site.get("/x")));
+    let spread = shares(&origins);
+    assert!(spread.iter().all(|count| *count > 0), "without the cookie: {spread:?}");
+
     let site = Site::start(balanced(&origins, &[], "balance: hash, hash_by: { client_ip: true }"));
     (0..9).for_each(|n| drop(site.get(&format!("/{n}"))));
     assert_eq!(shares(&origins).iter().filter(|count| **count == 9).count(), 1, "one client");

@@ -110,7 +110,7 @@ section! {
         /// Limits in time, all set by default.
         timeouts: RawTimeouts = "{}",
         /// How many further endpoints are tried when a connection cannot be made or, for idempotent
-        /// requests, when the exchange breaks before an answer.
+        /// requests, when no answer comes.
         retries: At<u32> = "1",
         /// What is spoken to the origins: `http2` without TLS means prior knowledge, `auto` is
         /// HTTP/2 where the TLS handshake agrees on it.
@@ -133,7 +133,8 @@ section! {
 }
 
 section! {
-    /// The part of a request that keeps it on one endpoint; exactly one key.
+    /// The part of a request that keeps it on one endpoint; exactly one key. Requests that lack
+    /// it are spread over all.
     pub struct RawHashBy as "hash_by" {
         /// The client's address.
         client_ip: Option<At<bool>>,

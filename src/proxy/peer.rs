@@ -60,20 +60,17 @@ fn cap(timeout: &mut Option<Duration>, left: Duration) {
 }
 
 fn hash_key(session: &Session, ctx: &Ctx, by: &HashKey) -> Vec<u8> {
-    let headers = &session.req_header().headers;
-    match by {
-        HashKey::ClientIp => {
-            ctx.facts.as_ref().map(|f| f.client.to_string().into_bytes()).unwrap_or_default()
-        }
+    let (headers, facts) = (&session.req_header().headers, ctx.facts.as_ref());
+    let given = match by {
+        HashKey::ClientIp => facts.map(|facts| facts.client.to_string().into_bytes()),
         HashKey::Path => {
-            let target = session.req_header().raw_path();
-            target.split(|byte| *byte == b'?').next().unwrap_or_default().to_vec()
+            session.req_header().raw_path().split(|byte| *byte == b'?').next().map(<[u8]>::to_vec)
         }
-        HashKey::Header(name) => {
-            headers.get(name).map(|v| v.as_bytes().to_vec()).unwrap_or_default()
-        }
-        HashKey::Cookie(name) => cookie(headers, name).unwrap_or_default().into(),
-    }
+        HashKey::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
+        HashKey::Cookie(name) => cookie(headers, name).map(Into::into),
+    };
+    // Those without a key must not all meet at one endpoint, as by an empty key they would.
+    given.or_else(|| facts.map(|facts| facts.request_id.as_bytes().to_vec())).unwrap_or_default()
 }
 
 fn cookie<'h>(headers: &'h http::HeaderMap, name: &str) -> Option<&'h str> {
