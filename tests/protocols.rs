@@ -291,6 +291,34 @@ fn http1_and_http2_reach_an_http2_origin() {
     until("the inner proxy's log", || inner.count_logged("\"HTTP/2\"") == 2);
 }
 
+/// HTTP/2 names the host in a pseudo-header and may split cookies.
+#[test]
+fn http2_requests_keep_host_and_cookies_with_another_path() {
+    let echo = origin("[{}]");
+    let inner = Site::start(format!("{PLAIN}{}", all_to(echo.address)));
+    let stripped = |origin: SocketAddr, protocol: &str| {
+        Site::start(format!(
+            "{PLAIN}upstreams: {{ o: {{ endpoints: [{{ address: \"{origin}\" }}], protocol: {protocol} }} }}\n\
+             routes: [{{ name: api, match: {{ path: \"/api/{{rest*}}\" }}, strip_prefix: /api, upstream: o }}]\n"
+        ))
+    };
+    let (direct, outer) =
+        (stripped(echo.address, "http1"), stripped(inner.address("public"), "http2"));
+    for (what, site) in [("HTTP/1.1 origin", &direct), ("HTTP/2 origin", &outer)] {
+        let cookies = ["-H", "cookie: a=1", "-H", "cookie: b=2"];
+        let ran = run("nghttp", &[&cookies[..], &[&site.url("/%61pi/./x?y=/%61pi")]].concat());
+        let seen: serde_json::Value = serde_json::from_str(&ran.out)
+            .unwrap_or_else(|_| panic!("{what}: {}\n{}", ran.all(), site.proxy.log()));
+        assert_eq!(seen["target"], "/x?y=/%61pi", "{what}");
+        let values = |name: &str| {
+            let headers = seen["headers"].as_array().into_iter().flatten();
+            headers.filter(|pair| pair[0] == name).map(|pair| pair[1].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(values("host"), [site.address("public").to_string()], "{what}: {seen}");
+        assert_eq!(values("cookie"), ["a=1; b=2"], "{what}: {seen}");
+    }
+}
+
 #[test]
 fn websockets_pass_both_ways_and_outlive_a_reload() {
     let mut server = Peer::start("websocket_peer.py", &["serve"]);
@@ -308,6 +336,37 @@ fn websockets_pass_both_ways_and_outlive_a_reload() {
     assert_eq!(client.ask("send 65536"), "same", "after the reload");
     assert_eq!(client.ask("close"), "closed 4001 as you wish");
     site.logged("\"status\":101");
+    assert_eq!(server.line(), "ended 4001 as you wish", "the client's answer");
+}
+
+#[test]
+fn either_side_may_end_a_websocket() {
+    let mut server = Peer::start("websocket_peer.py", &["serve"]);
+    let folder = Folder::new();
+    Authority::new(&folder, "ca").sign("a.test", &["a.test"]);
+    let ca = ca_file(&folder);
+    let config = tls(&folder, &["a.test"], "") + &all_to(server.address());
+    let timeouts = "timeouts: { idle: 500ms, first_byte: 200ms, total: 200ms }, endpoints";
+    let site = Site::start_in(folder, config.replace("endpoints", timeouts));
+    let url = format!("wss://{}/chat", site.address("public"));
+    let connect = || {
+        let mut client = Peer::start("websocket_peer.py", &["talk", &url, &ca]);
+        assert_eq!(client.line(), "connected", "{}", site.proxy.log());
+        assert_eq!(client.ask("text \u{e9}t\u{e9}"), "same", "{}", site.proxy.log());
+        client
+    };
+    assert_eq!(connect().ask("end 4321"), "closed 4321 enough");
+    assert_eq!(server.line(), "ended 4321 enough");
+    assert_eq!(connect().ask("leave"), "left");
+    assert_eq!(server.line(), "ended broken", "the origin learns of it");
+    // Neither the limit for an answer nor the one for all of a request ends a tunnel.
+    let mut client = connect();
+    let began = Instant::now();
+    assert_eq!(client.ask("wait"), "broken", "an origin that is silent");
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(400), "after {took:?} only");
+    assert!(took < Duration::from_secs(3), "after {took:?}");
+    assert_eq!(server.line(), "ended broken");
 }
 
 /// Answers each request with this many bytes, and counts those of requests.

@@ -6,9 +6,18 @@
 mod peers;
 mod support;
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
-use peers::{Authority, Folder, PLAIN, Peer, Site, all_to, origin, until};
+use peers::{
+    Authority, Folder, Load, PLAIN, Peer, Site, all_to, forget_peak, memory, origin, raw_origin,
+    read_head, request, until,
+};
+use support::client::{Client, exchange};
+use support::origin::Origin;
 
 /// Origins by name with the certificates `NAME.crt`, and a route `/NAME` to each.
 struct Secure {
@@ -219,4 +228,168 @@ fn checks_and_fetches_speak_tls_to_origins() {
     });
     assert_eq!(site.get("/good").text(), "origin.test", "{}", site.proxy.log());
     assert_eq!(site.get("/misnamed").text(), "connect", "{}", site.proxy.log());
+}
+
+/// Endpoints with these keys beside their addresses, behind one upstream for every path.
+fn balanced(origins: &[Origin], keys: &[&str], more: &str) -> String {
+    let endpoints = origins.iter().zip(keys.iter().chain(std::iter::repeat(&"")));
+    let endpoints =
+        endpoints.map(|(origin, keys)| format!("{{ address: \"{}\" {keys} }}", origin.address));
+    let endpoints = endpoints.collect::<Vec<_>>().join(", ");
+    format!(
+        "{PLAIN}upstreams: {{ o: {{ endpoints: [{endpoints}], {more} }} }}\n\
+         routes: [{{ name: all, match: {{}}, upstream: o }}]\n"
+    )
+}
+
+fn three_origins() -> Vec<Origin> {
+    (0..3).map(|_| origin("[{}]")).collect()
+}
+
+/// How many requests each origin saw since the last time.
+fn shares(origins: &[Origin]) -> Vec<usize> {
+    origins.iter().map(|origin| origin.take().len()).collect()
+}
+
+#[test]
+fn weights_share_the_requests() {
+    let origins = three_origins();
+    let weights = [", weight: 3", ", weight: 2", ""];
+    for (balance, slack) in [("round_robin", 0), ("random", 60), ("least_request", 60)] {
+        let site = Site::start(balanced(&origins, &weights, &format!("balance: {balance}")));
+        let mut client = site.connect();
+        for _ in 0..300 {
+            client.send(request("/x").as_bytes()).expect("sends");
+            assert_eq!(client.receive(false).expect("a response").status, 200);
+        }
+        let found = shares(&origins);
+        let near = |found: usize, expected: usize| found.abs_diff(expected) <= slack;
+        let fair = near(found[0], 150) && near(found[1], 100) && near(found[2], 50);
+        assert!(fair, "{balance}: {found:?} instead of [150, 100, 50]");
+    }
+}
+
+#[test]
+fn a_hash_keeps_what_belongs_together_at_one_origin() {
+    let requests: [(&str, fn(usize) -> String); 3] = [
+        ("header: x-user", |key| format!("GET /x HTTP/1.1\r\nHost: a\r\nX-User: {key}\r\n\r\n")),
+        ("cookie: user", |key| {
+            format!("GET /x HTTP/1.1\r\nHost: a\r\nCookie: a=b; user={key}; c=d\r\n\r\n")
+        }),
+        ("path: true", |key| format!("GET /{key} HTTP/1.1\r\nHost: a\r\n\r\n")),
+    ];
+    for (by, request) in requests {
+        let origins = three_origins();
+        let hash = format!("balance: hash, hash_by: {{ {by} }}");
+        let site = Site::start(balanced(&origins, &[], &hash));
+        let place = |key: usize| {
+            for _ in 0..3 {
+                let answer = exchange(site.address("public"), request(key).as_bytes());
+                assert_eq!(answer.expect("a response").status, 200, "{by}: {key}");
+            }
+            let found = shares(&origins);
+            let at = found.iter().position(|count| *count == 3);
+            at.unwrap_or_else(|| panic!("{by}: {key} went to {found:?}"))
+        };
+        let before: Vec<usize> = (0..30).map(place).collect();
+        assert!((0..3).all(|at| before.contains(&at)), "{by}: {before:?} leaves one out");
+        // Without one endpoint, only the keys that it had move.
+        site.reloaded(balanced(&origins[..2], &[], &hash));
+        let after: Vec<usize> = (0..30).map(place).collect();
+        for (key, (before, after)) in before.iter().zip(&after).enumerate() {
+            assert!(*before == 2 || before == after, "{by}: {key} moved from {before} to {after}");
+        }
+    }
+    let origins = three_origins();
+    let site = Site::start(balanced(&origins, &[], "balance: hash, hash_by: { client_ip: true }"));
+    (0..9).for_each(|n| drop(site.get(&format!("/{n}"))));
+    assert_eq!(shares(&origins).iter().filter(|count| **count == 9).count(), 1, "one client");
+}
+
+#[test]
+fn a_reload_keeps_the_connections_to_origins() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    let address = raw_origin(move |mut stream| {
+        count.fetch_add(1, SeqCst);
+        while !read_head(&mut stream).is_empty() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let config = format!("{PLAIN}{}", all_to(address));
+    let site = Site::start(&config);
+    for round in 0..3 {
+        assert_eq!(site.get("/x").text(), "ok", "round {round}");
+        site.reloaded(format!("{config}trusted_proxies: [10.0.0.{round}]\n"));
+    }
+    assert_eq!(accepted.load(SeqCst), 1, "one connection for all");
+}
+
+/// Answers at once until it is told to hang, then never; it still accepts, as a stopped process.
+#[test]
+fn an_origin_that_hangs_under_load_fails_no_get() {
+    let hangs = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&hangs);
+    let hanging = raw_origin(move |mut stream| {
+        while !read_head(&mut stream).is_empty() {
+            while told.load(SeqCst) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let good = origin("[{ body: ok }]");
+    let site = Site::start(format!(
+        "{PLAIN}upstreams: {{ o: {{ timeouts: {{ first_byte: 300ms }},\
+         endpoints: [{{ address: \"{hanging}\" }}, {{ address: \"{}\" }}],\
+         health: {{ http: {{ path: /health }}, interval: 100ms, timeout: 100ms }} }} }}\n\
+         routes: [{{ name: all, match: {{}}, upstream: o }}]\n",
+        good.address,
+    ));
+    let load = Load::start(site.address("public"), 4, |response| match response.status {
+        200 => Ok(()),
+        other => Err(format!("{other}: {}", response.text())),
+    });
+    load.more(100);
+    hangs.store(true, SeqCst);
+    site.logged("is unhealthy (no answer within 100ms)");
+    load.more(200);
+    assert_eq!(load.stop(), Vec::<String>::new(), "no request fails:\n{}", site.proxy.log());
+    assert!(site.metric("selvedge_upstream_retries_total{upstream=\"o\"}") > Some(0.0), "retried");
+    hangs.store(false, SeqCst);
+    site.logged("is healthy");
+}
+
+#[test]
+fn clients_that_do_not_read_take_little_memory() {
+    const MIB: u64 = 1 << 20;
+    let endless = raw_origin(|mut stream| {
+        let head = read_head(&mut stream);
+        if head.starts_with(b"GET /small ") {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            return;
+        }
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 100 * MIB);
+        while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+    });
+    let inner = Site::start(format!("{PLAIN}{}", all_to(endless)));
+    let http2 = all_to(inner.address("public")).replace("] }", "], protocol: http2 }");
+    let outer = Site::start(format!("{PLAIN}{http2}"));
+    for (what, site) in [("HTTP/1.1 origin", &inner), ("HTTP/2 origin", &outer)] {
+        forget_peak(site.proxy.pid());
+        let (before, _) = memory(site.proxy.pid());
+        let mut clients: Vec<Client> = (0..20).map(|_| site.connect()).collect();
+        for client in &mut clients {
+            client.send(request("/x").as_bytes()).expect("sends");
+            client.fill().expect("the head comes");
+        }
+        // Nothing tells when the proxy stops to read; a second is long for memory to run away.
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(50));
+            let grown = memory(site.proxy.pid()).1.saturating_sub(before);
+            assert!(grown < 64 * MIB, "{what}: {} MiB for 20 clients", grown / MIB);
+        }
+        assert_eq!(site.get("/small").text(), "ok", "{what}: others are served");
+    }
 }

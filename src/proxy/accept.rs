@@ -34,7 +34,7 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     let target_limit = facts.snapshot.limits.target.value.0;
     let header_limit = facts.snapshot.limits.headers.value;
     ctx.facts = Some(facts);
-    let (http2, upgrade) = (session.is_http2(), session.is_upgrade_req());
+    let (http2, upgrade) = (session.is_http2(), asks_for_websocket(session));
     let raw = match session.req_header().headers.contains_key(header::TRANSFER_ENCODING) {
         true if !http2 => Some(session.to_h1_raw()),
         _ => None,
@@ -86,12 +86,12 @@ fn facts(session: &Session, conn: Option<Arc<ConnState>>, shared: &Shared) -> Fa
         false => peer,
     };
     let tls = conn.as_ref().is_some_and(|conn| conn.tls.is_some());
-    let trace = head.headers.get(&TRACEPARENT).and_then(|v| TraceContext::parse(v.as_bytes()));
     Facts {
         time: SystemTime::now(),
         started: Instant::now(),
         request_id: id_of(&head.headers),
-        trace: trace.map_or_else(|| TraceContext::root(true), |parent| parent.child()),
+        trace: parent(&head.headers)
+            .map_or_else(|| TraceContext::root(true), |parent| parent.child()),
         client,
         trusted_peer,
         scheme: if tls { "https" } else { "http" },
@@ -103,6 +103,13 @@ fn facts(session: &Session, conn: Option<Arc<ConnState>>, shared: &Shared) -> Fa
         _in_flight: shared.metrics.request_started(),
         snapshot,
     }
+}
+
+/// Pingora passes no other upgrade on to origins.
+fn asks_for_websocket(session: &Session) -> bool {
+    let protocol = session.req_header().headers.get(header::UPGRADE);
+    session.is_upgrade_req()
+        && protocol.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// `Host`, or `:authority` where HTTP/2 sends no `Host`.
@@ -118,6 +125,13 @@ fn id_of(headers: &HeaderMap) -> HeaderValue {
         Some(id) => id.clone(),
         None => request_id(),
     }
+}
+
+/// The trace that a request belongs to; `None` if it names none, several or nonsense.
+pub fn parent(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut given = headers.get_all(&TRACEPARENT).iter();
+    let parent = given.next().and_then(|value| TraceContext::parse(value.as_bytes()));
+    parent.filter(|_| given.next().is_none())
 }
 
 fn trusted(address: IpAddr, proxies: &[IpNet]) -> bool {

@@ -1,6 +1,6 @@
 //! Messages that two parties could read differently go no further (RFC 9110, 9112, 9113).
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -31,10 +31,11 @@ pub enum Ambiguous {
 ///
 /// `raw` is the text of an HTTP/1 head with a transfer coding: Pingora drops a length beside it.
 pub fn request(head: &mut RequestHeader, http2: bool, raw: Option<&[u8]>) -> Result<(), Ambiguous> {
-    if !http2 {
-        origin_form(head)?;
+    match http2 {
+        true => from_http2(head),
+        false => origin_form(head)?,
     }
-    edited(head, http2)?;
+    edited(head)?;
     if raw.is_some_and(names_content_length) {
         return Err(Ambiguous::BothLengths);
     }
@@ -42,9 +43,9 @@ pub fn request(head: &mut RequestHeader, http2: bool, raw: Option<&[u8]>) -> Res
 }
 
 /// The same for a head that filters had in hand, whose target must be a path by now.
-pub fn edited(head: &mut RequestHeader, http2: bool) -> Result<(), Ambiguous> {
+pub fn edited(head: &mut RequestHeader) -> Result<(), Ambiguous> {
     target(head)?;
-    host(head, http2)?;
+    host(head)?;
     if let Some(length) = content_length(&head.headers)?
         && !plain_length(&head.headers)
     {
@@ -101,6 +102,22 @@ pub fn for_client(head: &mut ResponseHeader, version: Version) {
     }
 }
 
+/// HTTP/2 has two ways to name the host, and may send cookies one by one; from here on there is
+/// `Host` (a new path would lose `:authority`) and one `Cookie` line (RFC 9113, 8.2.3).
+fn from_http2(head: &mut RequestHeader) {
+    // Both are made of what were header values, so neither can fail.
+    if !head.headers.contains_key(HOST)
+        && let Some(authority) = head.uri.authority().cloned()
+    {
+        let _ = head.insert_header(HOST, authority.as_str());
+    }
+    if head.headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let lines = head.headers.get_all(COOKIE).iter().map(|line| line.as_bytes());
+        let joined = lines.collect::<Vec<_>>().join(&b"; "[..]);
+        let _ = head.insert_header(COOKIE, joined);
+    }
+}
+
 /// `http://host/path` as the path; `Host` must say the same host.
 fn origin_form(head: &mut RequestHeader) -> Result<(), Ambiguous> {
     let raw = head.raw_path();
@@ -134,16 +151,10 @@ fn target(head: &RequestHeader) -> Result<(), Ambiguous> {
     Ok(())
 }
 
-fn host(head: &RequestHeader, http2: bool) -> Result<(), Ambiguous> {
+fn host(head: &RequestHeader) -> Result<(), Ambiguous> {
     let mut hosts = head.headers.get_all(HOST).iter();
-    let authority = head.uri.authority().filter(|_| http2);
-    let valid = |bytes: &[u8]| if is_host(bytes) { Ok(()) } else { Err(Ambiguous::Host) };
-    if let Some(authority) = authority {
-        valid(authority.as_str().as_bytes())?;
-    }
     match (hosts.next(), hosts.next()) {
-        (Some(one), None) => valid(one.as_bytes()),
-        (None, _) if authority.is_some() => Ok(()),
+        (Some(one), None) if is_host(one.as_bytes()) => Ok(()),
         _ => Err(Ambiguous::Host),
     }
 }
@@ -295,6 +306,17 @@ mod tests {
             let lengths: Vec<_> = head.headers.get_all(CONTENT_LENGTH).iter().collect();
             assert_eq!(lengths, ["5"], "{headers:?}");
         }
+    }
+
+    #[test]
+    fn http2_heads_get_a_host_and_one_cookie_line() {
+        let mut given = head("/", &[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        given.set_uri("http://a.test:80/b".parse().expect("a URI"));
+        assert_eq!(request(&mut given, true, None), Ok(()));
+        assert_eq!(given.headers[HOST], "a.test:80");
+        assert_eq!(given.headers[COOKIE], "a=1; b=2; c=3");
+        assert_eq!(given.headers.get_all(COOKIE).iter().count(), 1);
+        assert_eq!(request(&mut head("/", &[]), true, None), Err(Ambiguous::Host));
     }
 
     #[test]

@@ -7,10 +7,13 @@ use pingora::http::RequestHeader;
 use pingora::{ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
+use super::accept;
 use super::conform;
 use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
-use super::head::{self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT};
+use super::head::{
+    self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, TRACESTATE,
+};
 use crate::config::routes::Rewrite;
 use crate::config::upstreams::Protocol;
 
@@ -31,6 +34,7 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
         _ => VIA_11,
     };
     let host = routed.upstream.as_ref().and_then(|u| u.pool.config().host.as_deref());
+    let given = &session.req_header().headers;
     head::edit(head, |parts| {
         if let Some(rewrite) = &routed.route.config.rewrite {
             rewrite_path(&mut parts.uri, rewrite)?;
@@ -43,6 +47,10 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
         said_by_proxies(headers, facts)?;
         headers.insert(&REQUEST_ID, facts.request_id.clone());
         headers.insert(&TRACEPARENT, facts.trace.header());
+        if headers.contains_key(&TRACESTATE) && accept::parent(given).is_none() {
+            // It belongs to a trace that was not taken over (W3C Trace Context, 3.3.1).
+            headers.remove(&TRACESTATE);
+        }
         head::append(headers, &header::VIA, via);
         Ok(())
     })
@@ -66,10 +74,7 @@ fn demand_http2(head: &RequestHeader, ctx: &mut Ctx) -> Result<()> {
 
 /// The same checks as on the way in, after filters had the request in hand.
 pub fn conform(head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
-    // HTTP/2 origins get their authority from Host, which is there by now.
-    let http2 = head.headers.get(header::HOST).is_none();
-    conform::edited(head, http2)
-        .map_err(|what| ctx.refuse(Failure::FilterMessage(what.to_string())))
+    conform::edited(head).map_err(|what| ctx.refuse(Failure::FilterMessage(what.to_string())))
 }
 
 /// `/prefix` and `/prefix/x`, but not `/prefixed`; the query stays.

@@ -84,12 +84,12 @@ impl ProxyHttp for Gateway {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        request::count_body(ctx, body.as_ref().map_or(0, Bytes::len))
+        request::count_body(session, ctx, body.as_ref().map_or(0, Bytes::len))
     }
 
     /// The origin's head, before anything else sees it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::header;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, Result, RetryType};
 use pingora_proxy::Session;
 
 use super::ctx::Ctx;
@@ -45,8 +45,10 @@ pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     }
     cap(&mut peer.options.connection_timeout, left);
     cap(&mut peer.options.total_connection_timeout, left);
-    if !ctx.facts()?.upgrade {
-        cap(&mut peer.options.read_timeout, left);
+    match ctx.facts()?.upgrade {
+        // Once it is a tunnel, one limit for all reads must not be the one for an answer.
+        true => peer.options.read_timeout = Some(upstream.pool.config().timeouts.idle),
+        false => cap(&mut peer.options.read_timeout, left),
     }
     ctx.attempt.current = Some(endpoint.begin());
     ctx.attempt.began = Some(now);
@@ -109,8 +111,9 @@ pub fn connect_failed(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
     error
 }
 
-/// The exchange broke. Only a request that may be repeated, of which nothing was answered, is
-/// tried again: on the same endpoint after a kept connection turned out dead, else on another.
+/// The exchange broke. A request of which nothing was answered is tried again: on the same
+/// endpoint after a kept connection turned out dead, else on another, and only if it may be
+/// repeated or the origin said that it did not touch it.
 pub fn exchange_failed(
     session: &Session,
     ctx: &mut Ctx,
@@ -123,19 +126,16 @@ pub fn exchange_failed(
     if let (Some(upstream), true) = (upstream(ctx), from_upstream) {
         upstream.metrics.failure(Failure::of(&error).row().label);
     }
-    let repeatable = session.req_header().method.is_idempotent()
-        && session.response_written().is_none()
+    let unanswered = session.response_written().is_none()
         && !session.as_ref().retry_buffer_truncated()
         && ctx.outcome.failure.is_none();
+    let untouched = unanswered && is_untouched(&error);
+    let repeatable = unanswered && session.req_header().method.is_idempotent();
     error.retry.decide_reuse(reused);
-    let stale = reused && error.retry() && repeatable;
-    let broke = from_upstream
-        && matches!(
-            error.etype(),
-            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
-        );
+    let stale = reused && error.retry() && (repeatable || untouched);
+    let another = untouched || (repeatable && from_upstream && is_broken_off(error.etype()));
     end_attempt(ctx, !stale);
-    error.set_retry(stale || (repeatable && broke && may_retry(ctx)));
+    error.set_retry(stale || (another && may_retry(ctx)));
     if let (true, Some(upstream)) = (error.retry(), upstream(ctx).cloned()) {
         match stale {
             true => upstream.metrics.retry(),
@@ -143,6 +143,24 @@ pub fn exchange_failed(
         }
     }
     error
+}
+
+/// An HTTP/2 origin refused the stream or went away before it (RFC 9113, 8.7).
+fn is_untouched(error: &Error) -> bool {
+    *error.etype() == ErrorType::H2Error && matches!(error.retry, RetryType::Decided(true))
+}
+
+/// Nothing came of it, or not in time: another endpoint may do better.
+fn is_broken_off(kind: &ErrorType) -> bool {
+    matches!(
+        kind,
+        ErrorType::ConnectionClosed
+            | ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::H2Error
+    )
 }
 
 /// A 1xx came, which says nothing yet; an origin must not go on like that for ever.

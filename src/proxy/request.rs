@@ -25,11 +25,11 @@ pub fn limit_body(session: &Session, ctx: &mut Ctx) -> Result<()> {
 }
 
 /// The same for a body of unknown length, as it comes.
-pub fn count_body(ctx: &mut Ctx, bytes: usize) -> Result<()> {
+pub fn count_body(session: &Session, ctx: &mut Ctx, bytes: usize) -> Result<()> {
     ctx.outcome.body_in += bytes as u64;
     let limit = ctx.routed()?.route.config.max_body;
-    let tunnel = ctx.facts()?.upgrade;
-    if ctx.outcome.body_in > limit && !tunnel {
+    // Asking for a tunnel is not enough to have one.
+    if ctx.outcome.body_in > limit && !session.was_upgraded() {
         return Err(ctx.refuse(Failure::BodyTooLarge(limit)));
     }
     Ok(())

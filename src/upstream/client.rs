@@ -249,6 +249,6 @@ fn peer_of(
     options.read_timeout = Some(request.timeout);
     options.write_timeout = Some(request.timeout);
     options.idle_timeout = Some(KEEP_ADDRESS);
-    options.max_h2_streams = super::pool::MAX_H2_STREAMS;
+    super::pool::share_connection(options);
     Ok(peer)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pingora_core::protocols::ALPN;
 use pingora_core::protocols::tls::CaType;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, PeerOptions};
 use pingora_core::utils::tls::CertKey;
 
 use super::balance::{Balancer, Member};
@@ -15,7 +15,11 @@ use super::tls;
 use crate::config::upstreams::{Balance, HashKey, Protocol, Upstream};
 
 /// Requests that share an HTTP/2 connection at most; Pingora's default is 1.
-pub(super) const MAX_H2_STREAMS: usize = 100;
+const MAX_H2_STREAMS: usize = 100;
+
+/// Bytes that an HTTP/2 origin may send ahead of a client that does not read: bounded memory, yet
+/// 50 MB/s for one response at a round trip of 10 ms.
+const H2_STREAM_WINDOW: u32 = 512 * 1024;
 
 /// An upstream, ready to take requests.
 pub struct Pool {
@@ -93,7 +97,7 @@ impl Pool {
         options.verify_cert = true;
         options.verify_hostname = true;
         options.ca = self.authorities.clone();
-        options.max_h2_streams = MAX_H2_STREAMS;
+        share_connection(options);
         options.alpn = match self.config.protocol {
             Protocol::Http1 => ALPN::H1,
             // Without TLS this is prior knowledge.
@@ -102,6 +106,14 @@ impl Pool {
         };
         peer
     }
+}
+
+/// All streams of an HTTP/2 connection together may take what each may: with Pingora's defaults
+/// a few clients that do not read would hold up all others.
+pub(super) fn share_connection(options: &mut PeerOptions) {
+    options.max_h2_streams = MAX_H2_STREAMS;
+    options.h2_stream_window_size = Some(H2_STREAM_WINDOW);
+    options.h2_connection_window_size = Some(H2_STREAM_WINDOW * MAX_H2_STREAMS as u32);
 }
 
 fn members(config: &Upstream, previous: Option<&Pool>) -> Arc<[Member]> {
