@@ -353,3 +353,44 @@ fn a_client_that_ends_its_side_has_left_unless_the_answer_is_made_here() {
     }
     site.logged("\"error\":\"client_gone\"");
 }
+
+// ---- clients that stall
+
+/// More than the kernel's buffers of two sockets take.
+const MUCH: usize = 64 << 20;
+
+#[test]
+fn a_client_that_stops_reading_is_cut() {
+    let big = peers::raw_origin(|mut stream| {
+        peers::read_head(&mut stream);
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {MUCH}\r\n\r\n");
+        let piece = vec![b'x'; 1 << 16];
+        while stream.write_all(&piece).is_ok() {}
+    });
+    let site = Site::start(format!("{PLAIN}limits: {{ stall_timeout: 1s }}\n{}", all_to(big)));
+    let mut http1 = TcpStream::connect(site.address("public")).expect("connects");
+    http1.write_all(request("/").as_bytes()).expect("sends");
+    // One stream stalls by its window, while the connection itself is read from.
+    let mut http2 = TcpStream::connect(site.address("public")).expect("connects");
+    http2.write_all(&[PREFACE, &headers(5, 1)[..]].concat()).expect("sends");
+    let mut reader = http2.try_clone().expect("a second handle");
+    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    let began = Instant::now();
+    until("both requests are over", || site.count_logged("\"error\":\"stalled\"") == 2);
+    assert!(began.elapsed() > MS(900), "after {:?} only", began.elapsed());
+    assert_eq!(site.metric("selvedge_connections_cut_total{reason=\"stalled\"}"), Some(1.0));
+}
+
+#[test]
+fn a_body_that_does_not_come_is_given_up() {
+    let echo = origin("[{}]");
+    let site =
+        Site::start(format!("{PLAIN}limits: {{ stall_timeout: 1s }}\n{}", all_to(echo.address)));
+    let mut client = site.connect();
+    let began = Instant::now();
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc").expect("sends");
+    assert!(client.closed(), "closes");
+    let took = began.elapsed();
+    assert!(took > MS(900) && took < MS(3000), "after {took:?}");
+    site.logged("\"error\":\"stalled\"");
+}

@@ -38,6 +38,9 @@ section! {
         head_timeout: Duration = "10s",
         /// An idle connection between two requests.
         keep_alive: Duration = "60s",
+        /// A client that takes nothing of what is sent to it, or sends nothing of the body that it
+        /// announced.
+        stall_timeout: Duration = "60s",
         /// Requests on one HTTP/1.1 connection.
         requests_per_connection: At<u32> = "10000",
         /// How long all is served on after SIGTERM while `/readyz` says 503, so that load balancers

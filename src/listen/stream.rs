@@ -256,15 +256,23 @@ impl Conn {
             }
         };
         self.gathered.drain(..sent);
+        if sent > 0 {
+            self.state().write_moves();
+        }
         self.or_cut(cx, result)
     }
 
-    /// Registers for a cut where a write has to wait.
+    /// Registers for a cut where a write has to wait, and notes since when it does.
     fn or_cut<T>(&self, cx: &Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_pending() && self.state().wait_write(cx) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if result.is_ready() {
+            self.state().write_moves();
+            return result;
         }
-        result
+        self.state().write_waits();
+        match self.state().wait_write(cx) {
+            true => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            false => Poll::Pending,
+        }
     }
 }
 

@@ -34,6 +34,7 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     }
     let facts = facts(session, conn, shared);
     let target_limit = facts.snapshot.limits.target.0;
+    let stall_limit = facts.snapshot.limits.stall_timeout;
     let header_limit = facts.snapshot.limits.headers.value;
     ctx.facts = Some(facts);
     let (http2, upgrade) = (session.is_http2(), session.is_upgrade_req());
@@ -43,6 +44,11 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     };
     if let Some(facts) = &mut ctx.facts {
         facts.upgrade = upgrade;
+    }
+    session.set_read_timeout(Some(stall_limit));
+    if http2 {
+        // One stream may stall alone, which the connection's own watch does not see.
+        session.set_write_timeout(Some(stall_limit));
     }
     keep_alive_past_body(session);
     if session.req_header().method == Method::CONNECT {
