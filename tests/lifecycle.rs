@@ -1,7 +1,6 @@
 //! The life of the built binary: start, reload, health, drain, logs; and filters that wait or loop
 //! while others are served.
 
-#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own")]
 
 mod peers;

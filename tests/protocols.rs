@@ -1,6 +1,5 @@
 //! Protocols between the built binary and real peers: curl, openssl, gRPC, WebSockets, nghttp2.
 
-#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own")]
 
 mod peers;
@@ -246,9 +245,17 @@ fn grpc_passes_with_trailers_and_status() {
     let origin = server.address();
     let folder = Folder::new();
     Authority::new(&folder, "ca").sign("a.test", &["a.test"]);
+    let (cert, key) = (folder.path("a.test.crt"), folder.path("a.test.key"));
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let mut tls_server = Peer::start("grpc_peer.py", &["serve", &cert, &key]);
+    let behind_tls = before_http2(PLAIN, tls_server.address()).replace(
+        "protocol: http2",
+        &format!("protocol: http2, tls: {{ server_name: a.test, ca: {} }}", ca_file(&folder)),
+    );
     let secure = tls(&folder, &["a.test"], "");
     let secure = Site::start_in(folder, before_http2(&secure, origin));
     let plain = Site::start(before_http2(PLAIN, origin));
+    let to_tls = Site::start(behind_tls);
     let expected = serde_json::json!({
         "say": ["hello world", "OK", "t-42"],
         "large": 1_000_006,
@@ -257,7 +264,7 @@ fn grpc_passes_with_trailers_and_status() {
         "refuse": ["FAILED_PRECONDITION", "not now"],
     });
     let ca = ca_file(&secure.folder);
-    let calls: [(&Site, &[&str]); 2] = [(&plain, &[]), (&secure, &[&ca, "a.test"])];
+    let calls: [(&Site, &[&str]); 3] = [(&plain, &[]), (&secure, &[&ca, "a.test"]), (&to_tls, &[])];
     for (site, more) in calls {
         let address = site.address("public").to_string();
         let mut client =

@@ -203,6 +203,24 @@ impl PathPattern {
         })
     }
 
+    /// Whether any path that fits begins with the segments of `prefix`.
+    pub fn can_begin_with(&self, prefix: &str) -> bool {
+        let prefix = prefix.trim_matches('/');
+        let mut given = prefix.split('/').filter(|_| !prefix.is_empty());
+        for segment in &self.segments {
+            let Some(wanted) = given.next() else { return true };
+            let fits = match segment {
+                Segment::Rest(_) => return true,
+                Segment::Static(text) => **text == *wanted,
+                Segment::Param(_) => true,
+            };
+            if !fits {
+                return false;
+            }
+        }
+        given.next().is_none()
+    }
+
     /// Whether the normalised `path` fits.
     pub fn matches(&self, path: &str) -> bool {
         let Some(body) = path.strip_prefix('/') else {

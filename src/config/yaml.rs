@@ -1,6 +1,6 @@
 //! YAML text to a tree in which every value knows its place. It says nothing about what keys mean.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
@@ -26,6 +26,8 @@ pub enum Kind {
     },
     Seq(Vec<Node>),
     Map(Vec<(Key, Node)>),
+    /// A problem was told already; there is nothing more to say.
+    Refused,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +44,7 @@ impl Node {
             Kind::Scalar { .. } => "a single value",
             Kind::Seq(_) => "a list",
             Kind::Map(_) => "a mapping",
+            Kind::Refused => "what cannot be used",
         }
     }
 
@@ -84,7 +87,7 @@ struct Open {
 
 enum Items {
     Seq(Vec<Node>),
-    Map { entries: Vec<(Key, Node)>, key: Option<Key> },
+    Map { entries: Vec<(Key, Node)>, names: HashSet<String>, key: Option<Key> },
 }
 
 struct Builder<'p> {
@@ -107,9 +110,11 @@ impl Builder<'_> {
                 self.done(Node { at, kind }, anchor)
             }
             Event::SequenceStart(anchor, _) => self.open(at, anchor, Items::Seq(Vec::new())),
-            Event::MappingStart(anchor, _) => {
-                self.open(at, anchor, Items::Map { entries: Vec::new(), key: None })
-            }
+            Event::MappingStart(anchor, _) => self.open(
+                at,
+                anchor,
+                Items::Map { entries: Vec::new(), names: HashSet::new(), key: None },
+            ),
             Event::SequenceEnd | Event::MappingEnd => self.close(at),
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
                 Some(node) => {
@@ -156,11 +161,11 @@ impl Builder<'_> {
         match self.stack.last_mut().map(|open| &mut open.items) {
             None => self.root = Some(node),
             Some(Items::Seq(nodes)) => nodes.push(node),
-            Some(Items::Map { entries, key }) => match key.take() {
+            Some(Items::Map { entries, names, key }) => match key.take() {
                 Some(name) => entries.push((name, node)),
                 None => {
                     let name = key_of(node)?;
-                    if entries.iter().any(|(known, _)| known.text == name.text) {
+                    if !names.insert(name.text.clone()) {
                         let message = format!("the key \"{}\" stands here twice", name.text);
                         self.problems.add(name.at, "", message, None);
                     }
@@ -181,7 +186,7 @@ fn key_of(node: Node) -> Result<Key, (Pos, String)> {
 
 fn count(node: &Node) -> usize {
     1 + match &node.kind {
-        Kind::Scalar { .. } => 0,
+        Kind::Scalar { .. } | Kind::Refused => 0,
         Kind::Seq(nodes) => nodes.iter().map(count).sum(),
         Kind::Map(entries) => entries.iter().map(|(_, node)| count(node)).sum(),
     }

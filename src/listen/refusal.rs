@@ -39,7 +39,7 @@ impl Refusal {
 
 /// The whole answer of HTTP/1.1, in the form of the application's own pages, and its request id.
 pub(super) fn page(why: Refusal) -> (Vec<u8>, String) {
-    let id = request_id();
+    let id = String::from_utf8_lossy(request_id().as_bytes()).into_owned();
     let status = why.status();
     let reason = status.canonical_reason().unwrap_or("Error");
     let body = serde_json::json!({

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
+use http::HeaderValue;
+use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 
@@ -49,6 +50,8 @@ pub struct ConnState {
     pub peer: SocketAddr,
     /// The client: the peer, or what a trusted PROXY header says.
     pub client: SocketAddr,
+    /// The client's address as headers name it.
+    pub client_text: HeaderValue,
     /// Where the client connected to.
     pub local: SocketAddr,
     /// The listener's name at the time of the connection.
@@ -84,9 +87,14 @@ pub(super) struct Arrival {
 impl ConnState {
     pub(super) fn new(arrival: Arrival, id: u64, counters: Arc<ConnCounters>) -> ConnState {
         let h2 = arrival.tls.as_ref().is_some_and(TlsInfo::is_h2);
+        let client_text = arrival.client.ip().to_canonical().to_string();
+        // An address is always a valid value.
+        let client_text =
+            HeaderValue::try_from(client_text).unwrap_or(HeaderValue::from_static("unknown"));
         ConnState {
             peer: arrival.peer,
             client: arrival.client,
+            client_text,
             local: arrival.local,
             listener: arrival.listener,
             tls: arrival.tls,
@@ -232,6 +240,6 @@ fn park(slot: &Mutex<Option<Waker>>, cx: &Context<'_>) {
 
 /// Milliseconds on a clock of this process.
 pub(super) fn now_ms() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64
+    static START: Lazy<Instant> = Lazy::new(Instant::now);
+    START.elapsed().as_millis() as u64
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
 use ipnet::IpNet;
 use pingora::Result;
 use pingora_proxy::Session;
@@ -12,12 +12,10 @@ use pingora_proxy::Session;
 use super::conform;
 use super::ctx::{Ctx, Facts, Live};
 use super::fail::Failure;
+use super::head::{FORWARDED_FOR, REQUEST_ID, TRACEPARENT};
 use crate::listen::{ConnState, conn_state};
 use crate::snapshot::Shared;
 use crate::telemetry::trace::{TraceContext, request_id, valid_request_id};
-
-/// The header that carries the request's id, both ways.
-pub const REQUEST_ID: &str = "x-request-id";
 
 /// The longest body that is read and thrown away to keep its connection.
 const SHORT_BODY: u64 = 64 << 10;
@@ -33,7 +31,7 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
         conn.request_begins(session.req_header());
     }
     let facts = facts(session, conn, shared);
-    let target_limit = facts.snapshot.limits.target.0;
+    let target_limit = facts.snapshot.limits.target.value.0;
     let stall_limit = facts.snapshot.limits.stall_timeout;
     let header_limit = facts.snapshot.limits.headers.value;
     ctx.facts = Some(facts);
@@ -49,6 +47,10 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     if http2 {
         // One stream may stall alone, which the connection's own watch does not see.
         session.set_write_timeout(Some(stall_limit));
+    }
+    if session.req_header().version < Version::HTTP_11 {
+        // HTTP/1.0 has no 1xx (RFC 9110, 15.2).
+        session.set_ignore_info_resp(true);
     }
     keep_alive_past_body(session);
     if session.req_header().method == Method::CONNECT {
@@ -90,7 +92,7 @@ fn facts(session: &Session, conn: Option<Arc<ConnState>>, shared: &Shared) -> Fa
         false => peer,
     };
     let tls = conn.as_ref().is_some_and(|conn| conn.tls.is_some());
-    let trace = head.headers.get("traceparent").and_then(|v| TraceContext::parse(v.as_bytes()));
+    let trace = head.headers.get(&TRACEPARENT).and_then(|v| TraceContext::parse(v.as_bytes()));
     Facts {
         time: SystemTime::now(),
         started: Instant::now(),
@@ -117,11 +119,10 @@ fn host_of(session: &Session) -> &str {
 }
 
 fn id_of(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(REQUEST_ID).filter(|v| v.to_str().is_ok_and(valid_request_id));
+    let given = headers.get(&REQUEST_ID).filter(|v| v.to_str().is_ok_and(valid_request_id));
     match given {
         Some(id) => id.clone(),
-        // An id is hexadecimal digits and hyphens.
-        None => HeaderValue::from_str(&request_id()).unwrap_or(HeaderValue::from_static("-")),
+        None => request_id(),
     }
 }
 
@@ -131,7 +132,7 @@ fn trusted(address: IpAddr, proxies: &[IpNet]) -> bool {
 
 /// Right to left through `X-Forwarded-For`, past every trusted proxy, to the first that is not one.
 fn true_client(headers: &HeaderMap, peer: IpAddr, proxies: &[IpNet]) -> IpAddr {
-    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    let lines = headers.get_all(&FORWARDED_FOR).iter().rev();
     let mut client = peer;
     for line in lines {
         let Ok(text) = line.to_str() else { return client };

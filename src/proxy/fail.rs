@@ -217,7 +217,11 @@ impl Failure {
             | ErrorType::BindError
             | ErrorType::SocketError => Self::Connect(text),
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Self::ResponseTimeout(text),
-            ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Self::UpstreamInvalid(text),
+            ErrorType::InvalidHTTPHeader
+            | ErrorType::H1Error
+            | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => {
+                Self::UpstreamInvalid(text)
+            }
             _ => Self::UpstreamClosed(text),
         }
     }
@@ -311,6 +315,9 @@ fn page(session: &Session, ctx: &Ctx, row: &Row) -> Page {
 }
 
 fn tell_log(failure: &Failure, row: &Row, ctx: &Ctx) {
+    if matches!(failure, Failure::FilterFault(_) | Failure::FiltersBusy) {
+        return; // The filter's own line says more.
+    }
     let Some(facts) = &ctx.facts else {
         log::log!(row.level, "request refused: {failure}");
         return;

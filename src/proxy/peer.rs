@@ -14,6 +14,9 @@ use super::fail::Failure;
 use crate::config::upstreams::HashKey;
 use crate::snapshot::UpstreamState;
 
+/// 1xx responses before the real one at most, as many as curl takes.
+const MAX_INFORMATIONAL: u32 = 16;
+
 /// The next endpoint to try, within what is left of the total time.
 pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     let routed = ctx.routed()?;
@@ -55,7 +58,10 @@ fn hash_key(session: &Session, ctx: &Ctx, by: &HashKey) -> Vec<u8> {
         HashKey::ClientIp => {
             ctx.facts.as_ref().map(|f| f.client.to_string().into_bytes()).unwrap_or_default()
         }
-        HashKey::Path => session.req_header().raw_path().to_vec(),
+        HashKey::Path => {
+            let target = session.req_header().raw_path();
+            target.split(|byte| *byte == b'?').next().unwrap_or_default().to_vec()
+        }
         HashKey::Header(name) => {
             headers.get(name).map(|v| v.as_bytes().to_vec()).unwrap_or_default()
         }
@@ -132,6 +138,16 @@ pub fn exchange_failed(
         }
     }
     error
+}
+
+/// A 1xx came, which says nothing yet; an origin must not go on like that for ever.
+pub fn still_waiting(ctx: &mut Ctx) -> Result<()> {
+    ctx.attempt.informational += 1;
+    if ctx.attempt.informational > MAX_INFORMATIONAL {
+        let what = "too many informational responses".to_owned();
+        return Err(ctx.refuse(Failure::UpstreamInvalid(what)));
+    }
+    Ok(())
 }
 
 fn may_retry(ctx: &Ctx) -> bool {

@@ -6,16 +6,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
+use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
+
+use super::api::handle_in;
 
 type SharedModule = Arc<Module>;
 type Resolved = Result<SharedModule, Box<EvalAltResult>>;
+
+/// A file that was imported.
+#[derive(Clone)]
+pub struct Imported {
+    pub file: PathBuf,
+    pub source: String,
+    pub ast: AST,
+}
 
 /// A resolver that cannot leave its folder.
 #[derive(Clone)]
 pub struct Imports {
     folder: PathBuf,
+    files: Arc<Mutex<Vec<Imported>>>,
     loaded: Arc<Mutex<BTreeMap<String, SharedModule>>>,
+    /// From the outermost inwards: what is being loaded now.
+    loading: Arc<Mutex<Vec<String>>>,
     sealed: Arc<AtomicBool>,
 }
 
@@ -23,12 +36,31 @@ impl Imports {
     pub fn of(script: &Path) -> Self {
         let folder = script.parent().unwrap_or(Path::new("")).to_owned();
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
-        Self { folder, loaded: Arc::default(), sealed: Arc::default() }
+        Self {
+            folder,
+            files: Arc::default(),
+            loaded: Arc::default(),
+            loading: Arc::default(),
+            sealed: Arc::default(),
+        }
     }
 
     /// From now on only what is loaded already can be imported.
     pub fn seal(&self) {
         self.sealed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the same files were imported with the same contents, in the same order.
+    pub fn same_sources(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.files.lock().clone(), other.files.lock().clone());
+        ours.iter()
+            .map(|it| (&it.file, &it.source))
+            .eq(theirs.iter().map(|it| (&it.file, &it.source)))
+    }
+
+    /// All that was imported, also by imports.
+    pub fn files(&self) -> Vec<Imported> {
+        self.files.lock().clone()
     }
 
     fn file(&self, path: &str) -> Result<PathBuf, String> {
@@ -47,6 +79,16 @@ impl Imports {
         }
     }
 
+    fn enter(&self, path: &str, at: Position) -> Result<(), Box<EvalAltResult>> {
+        let mut loading = self.loading.lock();
+        if loading.iter().any(|outer| outer == path) {
+            let circle = format!("these import each other: {}, {path}", loading.join(", "));
+            return Err(Box::new(EvalAltResult::ErrorRuntime(circle.into(), at)));
+        }
+        loading.push(path.to_owned());
+        Ok(())
+    }
+
     fn load(&self, engine: &Engine, path: &str, position: Position) -> Resolved {
         let failed =
             |message: String| Box::new(EvalAltResult::ErrorRuntime(message.into(), position));
@@ -60,7 +102,23 @@ impl Imports {
             .compile(&source)
             .map_err(|error| failed(format!("{}: {error}", file.display())))?;
         ast.set_source(file.display().to_string());
-        Ok(Module::eval_ast_as_new(Scope::new(), &ast, engine)?.into())
+        // Run for its constants, which a module does not show; its own imports are loaded then.
+        let mut scope = Scope::new();
+        engine.run_ast_with_scope(&mut scope, &ast)?;
+        let module = Module::eval_ast_as_new(Scope::new(), &ast, engine)?;
+        let constants = scope.iter().filter(|(_, constant, _)| *constant);
+        let exported = module.iter_var().map(|(name, value)| (name, true, value.clone()));
+        for (name, _, value) in constants.chain(exported) {
+            if let Some(handle) = handle_in(&value) {
+                let file = file.display();
+                let what = "which can be edited, and all requests would share it";
+                return Err(failed(format!(
+                    "{file}: the constant {name} holds a {handle}, {what}"
+                )));
+            }
+        }
+        self.files.lock().push(Imported { file, source, ast });
+        Ok(module.into())
     }
 }
 
@@ -70,8 +128,11 @@ impl ModuleResolver for Imports {
         if let Some(module) = known {
             return Ok(module);
         }
-        // Not held across the load: modules import modules. A circle meets the call-level limit.
-        let module = self.load(engine, path, at)?;
+        // No lock is held across the load: modules import modules.
+        self.enter(path, at)?;
+        let module = self.load(engine, path, at);
+        self.loading.lock().pop();
+        let module = module?;
         self.loaded.lock().insert(path.to_owned(), module.clone());
         Ok(module)
     }

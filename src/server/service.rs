@@ -1,13 +1,12 @@
 //! Our listeners as a Pingora service: proxy, admin and metrics, each a set of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, ShutdownWatch};
@@ -15,11 +14,12 @@ use pingora_core::apps::HttpServerOptions;
 use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::runtime::Handle;
 
+use super::files::Files;
 use super::reload::Fixed;
 use crate::admin::{Face, Operators, Reload};
-use crate::config::Config;
 use crate::config::listeners::Listener;
 use crate::config::service::{Limits, Service as ServiceAddress};
+use crate::config::{Config, Input};
 use crate::listen::{BindError, Bound, ConnLimits, ConnState, ListenerSet, Refusal, Witness, bind};
 use crate::proxy::Gateway;
 use crate::snapshot::Shared;
@@ -49,7 +49,7 @@ impl Bindings {
 fn operators(name: &str, service: Option<&ServiceAddress>) -> Vec<Listener> {
     let listener = |service: &ServiceAddress| Listener {
         name: name.into(),
-        address: service.address.0,
+        address: service.address.value.0,
         tls: None,
         proxy_protocol: Vec::new(),
         h2c: false,
@@ -74,28 +74,34 @@ impl Proxy {
 /// All that listens, and what a reload needs to change it.
 pub struct Listeners {
     pub shared: Arc<Shared>,
-    pub file: PathBuf,
+    pub input: Input,
     pub fixed: Fixed,
     pub proxy: ListenerSet<HttpProxy<Gateway>>,
     /// Filled once the service runs.
-    pub runtime: OnceLock<Handle>,
-    /// One reload at a time.
-    pub reloading: Mutex<()>,
+    pub runtime: OnceCell<Handle>,
+    /// One reload at a time. What the last one found behind the configuration's names.
+    pub reloading: Mutex<Files>,
 }
 
 impl Listeners {
-    pub fn new(proxy: Proxy, shared: &Arc<Shared>, file: PathBuf, fixed: Fixed) -> Self {
+    pub fn new(
+        proxy: Proxy,
+        shared: &Arc<Shared>,
+        input: Input,
+        fixed: Fixed,
+        files: Files,
+    ) -> Self {
         let limits = conn_limits(&shared.snapshot.load().limits);
         let proxy = ListenerSet::new(proxy.0, limits);
         proxy.set_witness(Box::new(RefusalLog(Arc::clone(shared))));
         shared.connections.get_or_init(|| Arc::clone(proxy.counters()));
         Self {
             shared: Arc::clone(shared),
-            file,
+            input,
             fixed,
             proxy,
-            runtime: OnceLock::new(),
-            reloading: Mutex::default(),
+            runtime: OnceCell::new(),
+            reloading: Mutex::new(files),
         }
     }
 
@@ -196,7 +202,12 @@ impl Service {
             let app = Operators { face, shared: Arc::clone(&listeners.shared), reload };
             let set = ListenerSet::new(Arc::new(app), ConnLimits::default());
             set.start(bound)?;
-            announced.extend(set.local_addr(name).map(|address| (name.to_owned(), address)));
+            let address = set.local_addr(name);
+            if let (Face::Admin, Some(address)) = (face, address.filter(|a| !a.ip().is_loopback()))
+            {
+                log::warn!("the admin address {address} is not loopback, and it has no login");
+            }
+            announced.extend(address.map(|address| (name.to_owned(), address)));
             sets.push(set);
         }
         listeners.start_health(runtime);

@@ -28,14 +28,16 @@ mod text;
 mod time;
 mod url;
 
+pub use convert::handle_in;
 pub use fetch::{granted, shown};
-pub use objects::{Objects, Response};
+pub use objects::{Objects, Request, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run};
 pub use table::Doc;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
+use once_cell::sync::Lazy;
 use rhai::{Engine, EvalAltResult, Map, Module, Position};
 
 type SharedModule = Arc<Module>;
@@ -57,6 +59,22 @@ fn invalid(message: impl Into<String>) -> Raised {
 /// All areas, in the order of the reference.
 fn table() -> table::Table {
     let mut table = table::Table::default();
+    table
+        .kind::<Request>("Request")
+        .kind::<Response>("Response")
+        .kind::<objects::Headers>("Headers")
+        .kind::<body::Body>("Body")
+        .kind::<query::Query>("Query")
+        .kind::<cookies::Cookies>("Cookies")
+        .kind::<client::ClientHandle>("Client")
+        .kind::<client::Tls>("Tls")
+        .kind::<client::Cert>("Cert")
+        .kind::<ctx::CtxHandle>("Ctx")
+        .kind::<pending::Pending>("Pending")
+        .kind::<secret::Handle>("Secret")
+        .kind::<text::Regex>("Regex")
+        .kind::<url::Url>("Url")
+        .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
     headers::area(&mut table);
@@ -90,7 +108,7 @@ struct Modules {
 }
 
 // Built once: functions without state, shared by all engines.
-static MODULES: LazyLock<Modules> = LazyLock::new(|| {
+static MODULES: Lazy<Modules> = Lazy::new(|| {
     let table::Table { global, named, docs, settable, .. } = table();
     let indexed = |mut module: Module| -> SharedModule {
         // Else each engine would copy the module to index it.
