@@ -394,3 +394,47 @@ fn a_body_that_does_not_come_is_given_up() {
     assert!(took > MS(900) && took < MS(3000), "after {took:?}");
     site.logged("\"error\":\"stalled\"");
 }
+
+const UPGRADE: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+/// A tunnel to an origin that says a word now and then, and its client's end of it.
+fn tunnel(limits: &str, word_every: Duration) -> (Site, TcpStream) {
+    let origin = peers::raw_origin(move |mut stream| {
+        peers::read_head(&mut stream);
+        let head = b"HTTP/1.1 101 Switching Protocols\r\n\
+            Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let _ = stream.write_all(head);
+        while stream.write_all(b"word").is_ok() {
+            std::thread::sleep(word_every);
+        }
+    });
+    let config = format!(
+        "{PLAIN}limits: {{ {limits} }}\n{}",
+        all_to(origin).replace("o: {", "o: { timeouts: { first_byte: 300ms },")
+    );
+    let site = Site::start(config);
+    let mut client = TcpStream::connect(site.address("public")).expect("connects");
+    client.set_read_timeout(Some(MS(5000))).expect("set");
+    client.write_all(UPGRADE).expect("sends");
+    (site, client)
+}
+
+#[test]
+fn a_tunnel_lives_while_either_side_speaks() {
+    // Longer between two words than a body's read may take on either side.
+    let (_site, mut client) = tunnel("stall_timeout: 300ms, tunnel_timeout: 2s", MS(700));
+    let began = Instant::now();
+    let mut piece = [0; 1024];
+    while began.elapsed() < MS(3500) {
+        let count = client.read(&mut piece).expect("a word");
+        assert_ne!(count, 0, "ended after {:?}", began.elapsed());
+    }
+    // Silence ends it.
+    let (site, mut client) = tunnel("tunnel_timeout: 1s", MS(60_000));
+    let began = Instant::now();
+    while client.read(&mut piece).is_ok_and(|count| count > 0) {}
+    let took = began.elapsed();
+    assert!(took > MS(900) && took < MS(2500), "after {took:?}");
+    site.logged("\"status\":101");
+}

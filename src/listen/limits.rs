@@ -20,6 +20,8 @@ pub struct ConnLimits {
     pub keep_alive: Duration,
     /// How long a client may take nothing of what is sent to it.
     pub stall: Duration,
+    /// Silence on an upgraded connection, both ways.
+    pub tunnel: Duration,
     /// HTTP/1 requests on one connection before it is closed.
     pub requests_per_connection: u32,
 }
@@ -34,6 +36,7 @@ impl Default for ConnLimits {
             head_bytes: 64 << 10,
             keep_alive: Duration::from_secs(60),
             stall: Duration::from_secs(60),
+            tunnel: Duration::from_secs(600),
             requests_per_connection: 10_000,
         }
     }
@@ -80,7 +83,7 @@ reasons! {
     Cut {
         /// A request head took too long.
         Head = "head",
-        /// Silent for longer than the keep-alive time.
+        /// Silent for longer than the keep-alive time, or than a tunnel may be.
         Idle = "idle",
         /// Took nothing of what was sent for too long.
         Stalled = "stalled",

@@ -108,6 +108,7 @@ fn offence(connection: &ConnState, limits: &ConnLimits, now: u64) -> Option<Cut>
     match connection.phase() {
         Phase::Head if over(limits.head) => Some(Cut::Head),
         Phase::Idle if over(limits.keep_alive) => Some(Cut::Idle),
+        Phase::Tunnel if over(limits.tunnel) => Some(Cut::Idle),
         _ => None,
     }
 }

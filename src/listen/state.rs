@@ -137,7 +137,8 @@ impl ConnState {
         }
     }
 
-    /// The connection was upgraded: limits on requests no longer apply.
+    /// The connection was upgraded, or bytes passed since: limits on requests no longer apply, but
+    /// one on silence.
     pub fn is_tunnel(&self) {
         self.enter(Phase::Tunnel);
     }

@@ -212,7 +212,7 @@ impl Conn {
         match self.state().phase() {
             _ if bytes.is_empty() => {}
             _ if self.state().is_h2() || self.refused => {}
-            Phase::Tunnel => {}
+            Phase::Tunnel => self.state().is_tunnel(),
             Phase::Active => self.intake.body(bytes),
             Phase::Idle | Phase::Head => {
                 self.state().bytes_came();
@@ -228,9 +228,13 @@ impl Conn {
 
     /// An answer before any request began is Pingora's own, to a head that it cannot read.
     fn note_output(&mut self) {
-        if matches!(self.state().phase(), Phase::Idle | Phase::Head) {
-            let long = self.intake.too_many_lines();
-            self.refuse(if long { Refusal::HeadTooLarge } else { Refusal::Malformed });
+        match self.state().phase() {
+            Phase::Idle | Phase::Head => {
+                let long = self.intake.too_many_lines();
+                self.refuse(if long { Refusal::HeadTooLarge } else { Refusal::Malformed });
+            }
+            Phase::Active => {}
+            Phase::Tunnel => self.state().is_tunnel(),
         }
     }
 

@@ -130,6 +130,7 @@ pub fn conn_limits(limits: &Limits) -> ConnLimits {
         head_bytes: limits.head.value.0 as usize,
         keep_alive: limits.keep_alive,
         stall: limits.stall_timeout,
+        tunnel: limits.tunnel_timeout,
         requests_per_connection: limits.requests_per_connection.value,
     }
 }

@@ -64,8 +64,7 @@ impl Signals {
         let listeners = &self.listeners;
         listeners.shared.ready.store(false, Relaxed);
         let snapshot = listeners.shared.snapshot.load_full();
-        let delay = snapshot.limits.drain_delay;
-        if !delay.is_zero() {
+        if let Some(delay) = snapshot.limits.drain_delay {
             log::info!("not ready; the listeners close in {delay:?}");
             tokio::time::sleep(delay).await;
         }
