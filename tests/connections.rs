@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use peers::{Authority, Folder, PLAIN, Site, all_to, curl, origin, request, run_with, until};
+use peers::{Authority, Folder, PLAIN, Site, all_to, curl, origin, request, run_with, tool, until};
 use support::client::{Client, Response};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -79,13 +79,22 @@ fn over_tls_an_early_answer_is_not_lost_either() {
     );
     let config = early_answers(&folder, &listeners, echo.address);
     let site = Site::start_in(folder, config);
-    let body = "x".repeat(500_000);
-    let head = format!("POST /413 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
-    let address = site.address("public").to_string();
-    let args = ["s_client", "-quiet", "-no_ign_eof", "-connect", &address];
-    let ran = run_with("openssl", &args, (head + &body).as_bytes());
+    let address = site.address("public").port().to_string();
+    let ran = run_with(&tool("venv/bin/python"), &["-c", TLS_SENDS_FIRST, &address], b"");
     assert!(ran.out.starts_with("HTTP/1.1 413 "), "{}", ran.all());
 }
+
+/// Sends 3 MB over TLS before it reads.
+const TLS_SENDS_FIRST: &str = r#"
+import socket, ssl, sys
+context = ssl._create_unverified_context()
+tcp = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=10)
+tls = context.wrap_socket(tcp)
+tls.sendall(b"POST /413 HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+for _ in range(300):
+    tls.sendall(b"x" * 10000)
+print(tls.recv(4096).decode())
+"#;
 
 #[test]
 fn a_short_body_that_nobody_wants_keeps_its_connection() {
@@ -404,6 +413,10 @@ fn tunnel(limits: &str, word_every: Duration) -> (Site, TcpStream) {
         peers::read_head(&mut stream);
         let head = b"HTTP/1.1 101 Switching Protocols\r\n\
             Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        // FIXME: Pingora 0.9.1 may close a tunnel whose origin accepts it within microseconds: its
+        // upstream half takes the end of the empty body, if that comes after the 101, for the
+        // client's.
+        std::thread::sleep(MS(20));
         let _ = stream.write_all(head);
         while stream.write_all(b"word").is_ok() {
             std::thread::sleep(word_every);
@@ -433,8 +446,10 @@ fn a_tunnel_lives_while_either_side_speaks() {
     // Silence ends it.
     let (site, mut client) = tunnel("tunnel_timeout: 1s", MS(60_000));
     let began = Instant::now();
-    while client.read(&mut piece).is_ok_and(|count| count > 0) {}
-    let took = began.elapsed();
-    assert!(took > MS(900) && took < MS(2500), "after {took:?}");
-    site.logged("\"status\":101");
+    let mut came = Vec::new();
+    let end = client.read_to_end(&mut came);
+    let (took, text) = (began.elapsed(), String::from_utf8_lossy(&came));
+    let shown = format!("after {took:?}: {end:?}, {text}\n{}", site.proxy.log());
+    assert!(text.ends_with("word"), "{shown}");
+    assert!(took > MS(900) && took < MS(2500), "{shown}");
 }

@@ -391,7 +391,9 @@ fn a_drain_can_wait_until_it_was_seen() {
     let seen = began.elapsed();
     assert!(seen < MS(500), "readiness is lost at once, not after {seen:?}");
     load.more(20);
-    assert_eq!(get(public, "/").text(), "hi", "new connections are served");
+    let served = get(public, "/");
+    assert_eq!(served.text(), "hi", "new connections are served");
+    assert_eq!(served.values("connection"), ["close"], "but not for long");
     assert_eq!(load.stop(), Vec::<String>::new(), "failed requests");
     assert_eq!(site.proxy.wait(MS(3000)), Ok(0), "{}", site.proxy.log());
     let took = began.elapsed();

@@ -53,6 +53,9 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
         session.set_ignore_info_resp(true);
     }
     keep_alive_past_body(session);
+    if !shared.is_ready() {
+        session.set_keepalive(None);
+    }
     if session.req_header().method == Method::CONNECT {
         // What follows is for the other end of a tunnel.
         session.set_keepalive(None);
