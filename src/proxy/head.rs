@@ -6,7 +6,7 @@
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use pingora::http::RequestHeader;
 use pingora::{ErrorType, OrErr, Result};
 
@@ -16,6 +16,25 @@ pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Headers about one connection (RFC 9110, 7.6.1, and what older agents say).
+static HOP_BY_HOP: [HeaderName; 10] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Whether a header is about one connection only.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
 
 /// Edits the head in place. Its target must be in origin form or `*` by now.
 pub fn edit<T>(head: &mut RequestHeader, edit: impl FnOnce(&mut Parts) -> T) -> T {
@@ -73,7 +92,7 @@ mod tests {
     #[test]
     fn list_headers_become_one_line() {
         let mut headers = HeaderMap::new();
-        let via = &http::header::VIA;
+        let via = &header::VIA;
         append(&mut headers, via, HeaderValue::from_static("1.0 a"));
         headers.append(via, HeaderValue::from_static("1.1 b"));
         append(&mut headers, via, HeaderValue::from_static("1.1 selvedge"));

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
+use super::head;
 use crate::config::upstreams::HashKey;
 use crate::snapshot::UpstreamState;
 
@@ -38,6 +39,10 @@ pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         return Err(ctx.refuse(Failure::NoEndpoint(upstream.pool.name().to_string())));
     };
     let mut peer = upstream.pool.peer(&endpoint);
+    if !session.req_header().headers.keys().any(head::is_hop_by_hop) {
+        // Nothing is there that Pingora would have to look for and remove.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+    }
     cap(&mut peer.options.connection_timeout, left);
     cap(&mut peer.options.total_connection_timeout, left);
     match ctx.facts()? {

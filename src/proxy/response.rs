@@ -11,20 +11,10 @@ use super::ctx::Ctx;
 use super::exchange;
 use super::fail::{Failure, Page};
 use super::filters::{Next, run_hook, run_watched};
-use super::head::REQUEST_ID;
+use super::head::{REQUEST_ID, is_hop_by_hop};
 use super::peer;
 use crate::script::{From, Hook, ResponseBody, ResponseDraft};
 use crate::snapshot::Shared;
-
-/// Headers about one connection, which end here (RFC 9110, 7.6.1).
-static HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
 pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
@@ -42,22 +32,27 @@ pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
+/// Headers about the origin's connection end here; the framing stays for Pingora.
 fn remove_hop_by_hop(head: &mut ResponseHeader) {
-    let listed: Vec<HeaderName> = head
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| name != header::CONTENT_LENGTH && name != header::TRANSFER_ENCODING)
-        .collect();
-    for name in &listed {
+    let names = head.headers.keys().filter(|name| is_hop_by_hop(name)).cloned();
+    let lines = head.headers.get_all(header::CONNECTION).iter();
+    let words = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let words = words.map(<[u8]>::trim_ascii).filter(|word| !is_about_reuse(word));
+    let listed = words.filter_map(|word| HeaderName::from_bytes(word).ok());
+    let names: Vec<HeaderName> = names.chain(listed).collect();
+    for name in names.iter().filter(|name| !is_framing(name)) {
         head.remove_header(name);
     }
-    for name in HOP_BY_HOP.iter() {
-        head.remove_header(name);
-    }
+}
+
+/// The words of `Connection` that name no header.
+fn is_about_reuse(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"keep-alive") || word.eq_ignore_ascii_case(b"close")
+}
+
+/// Where the body ends, and what comes after it.
+fn is_framing(name: &HeaderName) -> bool {
+    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::TRAILER].contains(name)
 }
 
 /// The head is about to go to the client: `on_response` from the innermost filter outwards.
@@ -264,8 +259,7 @@ async fn write(
 ) -> Result<()> {
     let mut head = ResponseHeader::build(status, Some(headers.len() + 2))?;
     for (name, value) in &headers {
-        let framing = name == header::CONTENT_LENGTH || name == header::TRANSFER_ENCODING;
-        if !framing && !HOP_BY_HOP.contains(name) {
+        if !is_framing(name) && !is_hop_by_hop(name) {
             head.append_header(name.clone(), value.clone())?;
         }
     }
