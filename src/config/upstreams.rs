@@ -72,7 +72,7 @@ pub enum Probe {
 pub struct Timeouts {
     pub connect: Duration,
     pub first_byte: Duration,
-    /// For a write without progress, a silent origin of a WebSocket, and an unused connection.
+    /// For a write without progress, and for an unused connection.
     pub idle: Duration,
     /// The whole exchange with the upstream, retries included, until the response head.
     pub total: Duration,
@@ -180,8 +180,7 @@ section! {
         connect: Duration = "1s",
         /// For each read from the origin: how long it may be silent before its answer and in it.
         first_byte: Duration = "30s",
-        /// For a write that makes no progress, and for a WebSocket on which the origin is silent;
-        /// also how long an unused connection is kept.
+        /// For a write that makes no progress; also how long an unused connection is kept.
         idle: Duration = "60s",
         /// For all attempts together until the response begins.
         total: Duration = "60s",
