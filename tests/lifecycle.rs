@@ -631,7 +631,7 @@ fn an_access_log_changes_by_reload() {
     site.get("/common");
     until("a second line", || lines(&site.folder, "access.log").len() == 2);
     assert!(lines(&site.folder, "access.log")[1].starts_with("127.0.0.1 - - ["));
-    site.reloaded(config.replace("format: json", "format: \"off\""));
+    site.reloaded(format!("{PLAIN}access_log: {{ format: \"off\" }}\n{}", fixed("hi")));
     site.get("/off");
     assert_eq!(lines(&site.folder, "access.log").len(), 2, "off");
 }
