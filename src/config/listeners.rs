@@ -166,8 +166,6 @@ fn resolve_tls(raw: RawTls, problems: &mut Problems) -> Option<Tls> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn addresses_overlap_by_port_family_and_wildcard() {
         let overlap = |a: &str, b: &str| {
