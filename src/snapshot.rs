@@ -16,7 +16,7 @@ use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
 use crate::config::{Config, filters};
-use crate::listen::{ConnCounters, Cut, Rejection};
+use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Router};
 use crate::script::{Diagnostic, Hook, Script, compile};
 use crate::telemetry::access_log::AccessLog;
@@ -278,7 +278,7 @@ fn figures(counters: &ConnCounters) -> ConnectionFigures {
     ConnectionFigures {
         open: counters.open.load(Relaxed),
         accepted: counters.accepted.load(Relaxed),
-        malformed: counters.malformed.load(Relaxed),
+        refused: Refusal::ALL.iter().map(|why| (why.label(), counters.refused(*why))).collect(),
         rejected: Rejection::ALL.iter().map(|why| (why.label(), counters.rejected(*why))).collect(),
         cut: Cut::ALL.iter().map(|why| (why.label(), counters.cut(*why))).collect(),
     }

@@ -43,7 +43,7 @@ impl ServeHttp for Operators {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let conn = conn_of(session).cloned();
         if let Some(conn) = &conn {
-            conn.request_begins();
+            conn.request_begins(session.req_header());
         }
         let head = session.req_header();
         let local = conn.as_ref().is_some_and(|conn| conn.peer.ip().is_loopback());

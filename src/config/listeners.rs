@@ -93,6 +93,12 @@ section! {
     }
 }
 
+impl From<RawCertificate> for Certificate {
+    fn from(raw: RawCertificate) -> Self {
+        Self { cert: raw.cert, key: raw.key }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RawClientAuth {
     None,
@@ -157,7 +163,7 @@ fn resolve_tls(raw: RawTls, problems: &mut Problems) -> Option<Tls> {
     };
     let certificates = raw.certificates.value.into_iter();
     Some(Tls {
-        certificates: certificates.map(|c| Certificate { cert: c.cert, key: c.key }).collect(),
+        certificates: certificates.map(Certificate::from).collect(),
         min_version: raw.min_version,
         client_auth,
         http2: raw.http2,

@@ -79,7 +79,7 @@ pub struct Rewrite {
     pub with: String,
 }
 
-/// What happens to a path that origins read differently: `%2f`, `%5c`, `%00`, `\`, `//`.
+/// What happens to a path that origins read differently, see `routing::path`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AmbiguousPath {
     /// 400.
@@ -107,7 +107,7 @@ section! {
         strip_prefix: Option<At<String>>,
         /// Put this in place of `strip_prefix`.
         replace_prefix: Option<At<String>>,
-        /// Paths that origins read differently (`%2f`, `%5c`, `%00`, `\\`, `//`): refuse or keep.
+        /// Paths with `%2f`, `%5c`, `%00`, `\\`, `//` or `..;`, which origins read differently.
         ambiguous_path: AmbiguousPath = "reject",
         /// The upstream's total timeout, for this route.
         timeout: Option<At<Duration>>,
@@ -123,7 +123,7 @@ section! {
         host: HostPattern = "\"*\"",
         /// `/exact`, `/one/{segment}`, `/everything/below/{rest*}`.
         path: PathPattern = "\"/{rest*}\"",
-        /// Methods; empty means any.
+        /// Methods; empty means any but TRACE.
         methods: Vec<Method> = "[]",
         /// Request headers by name, each with a condition.
         headers: Named<RawTest> = "{}",

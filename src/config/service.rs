@@ -42,14 +42,28 @@ section! {
         keep_alive: Duration = "60s",
         /// Requests on one HTTP/1.1 connection.
         requests_per_connection: At<u32> = "10000",
-        /// How long requests in flight may go on after SIGTERM or SIGINT.
+        /// How long all is served on after SIGTERM while `/readyz` says 503, so that load balancers
+        /// see it before the listeners close.
+        drain_delay: Option<Duration>,
+        /// How long requests in flight may go on after SIGTERM or SIGINT, and after `drain_delay`.
         drain_timeout: Duration = "30s",
         /// Filter runs alive at once; above it the answer is 503.
         filter_runs: At<u32> = "16384",
+        /// The largest request head: its bytes on HTTP/1.1, its header list on HTTP/2.
+        head: At<Bytes> = "64KiB",
+        /// Header lines in a request, at most 256.
+        headers: At<u32> = "100",
         /// The longest request target.
         target: At<Bytes> = "16KiB",
     }
 }
+
+/// Pingora parses no more header lines.
+const MOST_HEADERS: u32 = 256;
+/// Less would refuse what every browser sends.
+const SMALLEST_HEAD: u64 = 1 << 10;
+/// Just below what Pingora reads of a head.
+const LARGEST_HEAD: u64 = 1023 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLogFormat {
@@ -71,9 +85,17 @@ impl Limits {
             &self.connections_per_address,
             &self.requests_per_connection,
             &self.filter_runs,
+            &self.headers,
         ];
         for count in counts.into_iter().filter(|count| count.value == 0) {
             count.problem(problems, "0 would refuse everything", None);
+        }
+        if self.headers.value > MOST_HEADERS {
+            let most = format!("at most {MOST_HEADERS} can be read");
+            self.headers.problem(problems, &most, None);
+        }
+        if self.head.value.0 < SMALLEST_HEAD || self.head.value.0 > LARGEST_HEAD {
+            self.head.problem(problems, "must be between 1KiB and 1023KiB", None);
         }
         if self.target.value.0 == 0 {
             self.target.problem(problems, "0 would refuse everything", None);

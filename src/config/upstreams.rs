@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, StatusCode};
 
+use super::listeners::{Certificate, RawCertificate};
 use super::pattern::HostPattern;
 use super::problem::Problems;
 use super::read::{At, Named, choice, section};
@@ -77,10 +78,12 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     Http1,
     Http2,
+    /// HTTP/2 if the origin takes it in the TLS handshake.
+    Auto,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +91,8 @@ pub struct UpstreamTls {
     pub server_name: String,
     /// PEM bundle of the authorities trusted; `None` means the system's.
     pub ca: Option<PathBuf>,
+    /// What is shown to origins that ask for a certificate.
+    pub certificate: Option<Certificate>,
 }
 
 section! {
@@ -103,10 +108,12 @@ section! {
         health: Option<RawHealth>,
         /// Limits in time, all set by default.
         timeouts: RawTimeouts = "{}",
-        /// How many further endpoints are tried when a connection cannot be made or, for idempotent requests, when the exchange breaks before an answer.
+        /// How many further endpoints are tried when a connection cannot be made or, for idempotent
+        /// requests, when the exchange breaks before an answer.
         retries: At<u32> = "1",
-        /// What is spoken to the origins; `http2` without TLS means prior knowledge.
-        protocol: Protocol = "http1",
+        /// What is spoken to the origins: `http2` without TLS means prior knowledge, `auto` is
+        /// HTTP/2 where the TLS handshake agrees on it.
+        protocol: At<Protocol> = "http1",
         /// Speak TLS to the origins, checking their names.
         tls: Option<RawUpstreamTls>,
         /// The `Host` that origins see; left out, the client's is kept.
@@ -187,6 +194,8 @@ section! {
         server_name: At<String>,
         /// PEM bundle of trusted authorities; left out, the system's.
         ca: Option<PathBuf>,
+        /// A certificate for origins that ask for one.
+        certificate: Option<RawCertificate>,
     }
 }
 
@@ -204,7 +213,11 @@ choice!(RawBalance {
     "random" => RawBalance::Random,
     "hash" => RawBalance::Hash,
 });
-choice!(Protocol { "http1" => Protocol::Http1, "http2" => Protocol::Http2 });
+choice!(Protocol {
+    "http1" => Protocol::Http1,
+    "http2" => Protocol::Http2,
+    "auto" => Protocol::Auto,
+});
 
 const MAX_WEIGHT: u32 = 1000;
 /// Pingora's attempts per request have one limit for the whole process, see `server`.
@@ -217,6 +230,10 @@ pub fn resolve(raw: Named<RawUpstream>, problems: &mut Problems) -> Vec<Upstream
 fn resolve_one(name: &At<String>, raw: RawUpstream, problems: &mut Problems) -> Upstream {
     if raw.endpoints.value.is_empty() {
         raw.endpoints.problem(problems, "an upstream needs at least one endpoint", None);
+    }
+    if raw.protocol.value == Protocol::Auto && raw.tls.is_none() {
+        let message = "protocol: auto is agreed on in the TLS handshake, and there is no tls here";
+        raw.protocol.problem(problems, message, Some("say http1 or http2".into()));
     }
     if raw.retries.value > MAX_RETRIES {
         raw.retries.problem(problems, format!("retries are 0 to {MAX_RETRIES}"), None);
@@ -234,7 +251,7 @@ fn resolve_one(name: &At<String>, raw: RawUpstream, problems: &mut Problems) -> 
             total: raw.timeouts.total,
         },
         retries: raw.retries.value,
-        protocol: raw.protocol,
+        protocol: raw.protocol.value,
         tls: raw.tls.map(|tls| resolve_tls(tls, problems)),
         host: raw.host.map(|host| resolve_host(host, problems)),
     }
@@ -248,7 +265,8 @@ fn resolve_tls(raw: RawUpstreamTls, problems: &mut Problems) -> UpstreamTls {
         let message = format!("\"{}\" is not the name of a server", name.value);
         name.problem(problems, message, None);
     }
-    UpstreamTls { server_name: name.value, ca: raw.ca }
+    let certificate = raw.certificate.map(Certificate::from);
+    UpstreamTls { server_name: name.value, ca: raw.ca, certificate }
 }
 
 /// What can stand in `Host`: a name or an address, with or without a port.

@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
+use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
@@ -125,31 +126,28 @@ fn after_fault(ctx: &Ctx, filter: &FilterState, fault: Fault, exchange: Exchange
     }
 }
 
-/// All that the author needs, none of which the client gets.
+/// All that the author needs, none of which the client gets, in one line.
 fn tell_log(ctx: &Ctx, filter: &FilterState, fault: &Fault, exchange: &Exchange) {
     let admitted = ctx.facts.as_ref().and_then(|f| f.snapshot.failures_logged.admit());
     let Some(suppressed) = admitted else { return };
-    let limit = match fault.cause {
-        Cause::Limit(hit) => format!("; {hit}"),
-        _ => String::new(),
-    };
-    log::error!(
-        "filter {name} {hook} request {id} route {route}: {file}:{line}:{column}: {message}{limit}\n    {source}{more}",
-        name = filter.config.name,
-        hook = fault.hook.name(),
-        id = exchange.request.id,
-        route = exchange.request.route,
-        file = fault.file.display(),
-        line = fault.line,
-        column = fault.column,
-        message = fault.message,
-        source = fault.source_line.trim(),
-        more = if suppressed > 0 {
-            format!("\n    ({suppressed} more not shown)")
-        } else {
-            String::new()
-        },
-    );
+    let (name, hook) = (&filter.config.name, fault.hook.name());
+    let (id, route) = (&exchange.request.id, &exchange.request.route);
+    let mut text = format!("filter {name} {hook} request {id} route {route}: ");
+    if fault.cause == Cause::Busy {
+        // Nothing of the script has run.
+        text.push_str(&fault.message);
+    } else {
+        let (file, line, column) = (fault.file.display(), fault.line, fault.column);
+        text.push_str(&format!("{file}:{line}:{column}: {}", fault.message));
+    }
+    let source = fault.source_line.trim();
+    if !source.is_empty() {
+        text.push_str(&format!(" | {source}"));
+    }
+    if suppressed > 0 {
+        text.push_str(&format!(" ({suppressed} more not shown)"));
+    }
+    log::error!("{text}");
 }
 
 /// What a filter reaches during one run.
@@ -207,9 +205,7 @@ async fn address(url: &Uri) -> Result<Target, FetchError> {
 fn outgoing(request: FetchRequest, trace: &TraceContext) -> ClientRequest {
     let path = request.url.path_and_query().map_or("/", |path| path.as_str());
     let mut headers: HeaderMap = request.headers;
-    if let Ok(trace) = trace.to_string().parse() {
-        headers.insert("traceparent", trace);
-    }
+    headers.insert(&TRACEPARENT, trace.header());
     ClientRequest {
         method: request.method,
         path_and_query: path.to_owned(),

@@ -5,14 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
+use super::head;
 use crate::config::upstreams::HashKey;
 use crate::snapshot::UpstreamState;
+
+/// 1xx responses before the real one at most, as many as curl takes.
+const MAX_INFORMATIONAL: u32 = 16;
 
 /// The next endpoint to try, within what is left of the total time.
 pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
@@ -35,6 +39,10 @@ pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         return Err(ctx.refuse(Failure::NoEndpoint(upstream.pool.name().to_string())));
     };
     let mut peer = upstream.pool.peer(&endpoint);
+    if !session.req_header().headers.keys().any(head::is_hop_by_hop) {
+        // Nothing is there that Pingora would have to look for and remove.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+    }
     cap(&mut peer.options.connection_timeout, left);
     cap(&mut peer.options.total_connection_timeout, left);
     if !ctx.facts()?.upgrade {
@@ -135,6 +143,16 @@ pub fn exchange_failed(
         }
     }
     error
+}
+
+/// A 1xx came, which says nothing yet; an origin must not go on like that for ever.
+pub fn still_waiting(ctx: &mut Ctx) -> Result<()> {
+    ctx.attempt.informational += 1;
+    if ctx.attempt.informational > MAX_INFORMATIONAL {
+        let what = "too many informational responses".to_owned();
+        return Err(ctx.refuse(Failure::UpstreamInvalid(what)));
+    }
+    Ok(())
 }
 
 fn may_retry(ctx: &Ctx) -> bool {

@@ -18,7 +18,7 @@ use super::diagnostic::Diagnostic;
 use super::fault::text_of;
 use super::fiber::{self, Fiber, Stop};
 use super::hooks::Hook;
-use super::imports::Imports;
+use super::imports::{Imported, Imports};
 use super::lint::{Lint, nearest};
 use super::meter::{LIVE_FIBERS, Limits};
 use crate::config::filters::Filter;
@@ -72,7 +72,7 @@ impl Script {
 
     /// Whether both were compiled from the same text, what they import included.
     pub fn has_sources_of(&self, other: &Script) -> bool {
-        self.source == other.source && self.imports.sources() == other.imports.sources()
+        self.source == other.source && self.imports.same_sources(&other.imports)
     }
 
     pub fn file(&self) -> &Path {
@@ -135,20 +135,23 @@ impl Load {
     fn run(self) -> Result<Script, Vec<Diagnostic>> {
         let mut engine = new_engine(&self.facts);
         engine.set_module_resolver(self.imports.clone());
+        // As written: the optimiser turns `CONFIG.key = 1` into a harmless `0 = 1`.
+        engine.set_optimization_level(OptimizationLevel::None);
         let first = self.parse(&engine, &Scope::new())?;
+        engine.set_strict_variables(true);
         self.bind_imports(&mut engine, &first)?;
+        let (file, source, facts) = (&self.file, &self.source, &self.facts);
+        sound(Lint { engine: &engine, file, source, facts }.check_grants(&first))?;
         let constants = self.run_top_level(&mut engine, &first)?;
         self.imports.seal();
 
-        engine.set_strict_variables(true);
-        // As written: the optimiser turns `CONFIG.key = 1` into a harmless `0 = 1`.
-        engine.set_optimization_level(OptimizationLevel::None);
         let written = self.parse(&engine, &constants)?;
-        let (file, source, facts) = (&self.file, &self.source, &self.facts);
-        let problems = Lint { engine: &engine, file, source, facts }.check(&written);
-        if !problems.is_empty() {
-            return Err(problems);
+        let mut problems = Lint { engine: &engine, file, source, facts }.check(&written);
+        for Imported { file, source, ast } in self.imports.files() {
+            let lint = Lint { engine: &engine, file: &file, source: &source, facts };
+            problems.extend(lint.check_import(&ast));
         }
+        sound(problems)?;
         let ast = if has_try(&written) {
             written
         } else {
@@ -226,13 +229,38 @@ impl Load {
             let inner: &EvalAltResult = error.unwrap_inner();
             vec![self.problem(inner.position(), text_of(inner))]
         })?;
-        for (name, constant, value) in scope.iter() {
-            if constant && name != "config" {
-                constants.push_constant_dynamic(name.to_owned(), value);
+        for (name, constant, value) in scope.iter().filter(|(name, ..)| *name != "config") {
+            if !constant {
+                continue;
             }
+            if let Some(handle) = api::handle_in(&value) {
+                let message = format!("the constant {name} holds a {handle}, which can be edited");
+                let hint = "all requests would share it: make it in a function";
+                let problem = self.problem(declared(ast, name), message);
+                return Err(vec![problem.with_hint(Some(hint.to_owned()))]);
+            }
+            constants.push_constant_dynamic(name.to_owned(), value);
         }
         Ok(constants)
     }
+}
+
+fn sound(problems: Vec<Diagnostic>) -> Result<(), Vec<Diagnostic>> {
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Where the top level declares a variable.
+fn declared(ast: &AST, name: &str) -> Position {
+    let mut found = Position::NONE;
+    ast.clone_statements_only().walk(&mut |path: &[ASTNode]| {
+        if let Some(ASTNode::Stmt(Stmt::Var(definition, _, position))) = path.last()
+            && definition.0.name == name
+        {
+            found = *position;
+        }
+        true
+    });
+    found
 }
 
 /// Rhai 1.27 optimises the blocks of `try` as if nobody took their value, so that a function that

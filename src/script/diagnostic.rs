@@ -41,6 +41,18 @@ pub(super) fn source_line(source: &str, line: usize) -> String {
     found.unwrap_or_default().to_owned()
 }
 
+/// Where a function is defined, which Rhai does not tell.
+pub(super) fn definition(source: &str, function: &str) -> Position {
+    let defines = |line: &str| {
+        let rest = line.trim_start().trim_start_matches("private ");
+        let rest = rest.strip_prefix("fn ")?.trim_start().strip_prefix(function)?;
+        rest.trim_start().starts_with('(').then_some(())
+    };
+    let line = source.lines().position(|line| defines(line).is_some());
+    line.and_then(|index| u16::try_from(index + 1).ok())
+        .map_or(Position::NONE, |line| Position::new(line, 1))
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, column, message, source_line, .. } = self;

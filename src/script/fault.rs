@@ -7,7 +7,7 @@ use rhai::{EvalAltResult, Position};
 
 use super::api::show;
 use super::compile::Script;
-use super::diagnostic::source_line;
+use super::diagnostic::{definition, source_line};
 use super::hooks::Hook;
 use super::meter::LimitHit;
 
@@ -54,16 +54,20 @@ impl Fault {
     }
 
     pub(super) fn from_error(script: &Script, hook: Hook, error: &EvalAltResult) -> Self {
-        let (source, inner, position) = innermost(error);
+        let (file, inner, mut position) = innermost(error);
         let mut fault = Self::new(script, hook, Cause::Error, text_of(inner));
-        fault.line = position.line().unwrap_or(0);
-        fault.column = position.position().unwrap_or(0);
-        if let Some(source) = source {
-            fault.file = source.into();
+        if let Some(file) = file {
+            fault.file = file.into();
         }
         if fault.file == script.file() {
-            fault.source_line = source_line(script.source(), fault.line);
+            // Rhai loses the place where a limit stopped it: what is left is the hook.
+            if position.is_none() {
+                position = definition(script.source(), hook.name());
+            }
+            fault.source_line = source_line(script.source(), position.line().unwrap_or(0));
         }
+        fault.line = position.line().unwrap_or(0);
+        fault.column = position.position().unwrap_or(0);
         fault
     }
 }
@@ -114,11 +118,7 @@ pub(super) fn text_of(error: &EvalAltResult) -> String {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, column, message, .. } = self;
-        write!(f, "{}:{line}:{column}: {}: {message}", self.file.display(), self.hook.name())?;
-        if let Cause::Limit(hit) = &self.cause {
-            write!(f, " ({hit})")?;
-        }
-        Ok(())
+        write!(f, "{}:{line}:{column}: {}: {message}", self.file.display(), self.hook.name())
     }
 }
 

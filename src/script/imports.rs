@@ -6,19 +6,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
+use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
+
+use super::api::handle_in;
 
 type SharedModule = Arc<Module>;
 type Resolved = Result<SharedModule, Box<EvalAltResult>>;
+
+/// A file that was imported.
+#[derive(Clone)]
+pub struct Imported {
+    pub file: PathBuf,
+    pub source: String,
+    pub ast: AST,
+}
 
 /// A resolver that cannot leave its folder.
 #[derive(Clone)]
 pub struct Imports {
     folder: PathBuf,
+    files: Arc<Mutex<Vec<Imported>>>,
     loaded: Arc<Mutex<BTreeMap<String, SharedModule>>>,
     /// From the outermost inwards: what is being loaded now.
     loading: Arc<Mutex<Vec<String>>>,
-    sources: Arc<Mutex<BTreeMap<PathBuf, String>>>,
     sealed: Arc<AtomicBool>,
 }
 
@@ -28,9 +38,9 @@ impl Imports {
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         Self {
             folder,
+            files: Arc::default(),
             loaded: Arc::default(),
             loading: Arc::default(),
-            sources: Arc::default(),
             sealed: Arc::default(),
         }
     }
@@ -40,9 +50,17 @@ impl Imports {
         self.sealed.store(true, Ordering::Relaxed);
     }
 
-    /// What was read, by file.
-    pub fn sources(&self) -> BTreeMap<PathBuf, String> {
-        self.sources.lock().clone()
+    /// Whether the same files were imported with the same contents, in the same order.
+    pub fn same_sources(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.files.lock().clone(), other.files.lock().clone());
+        ours.iter()
+            .map(|it| (&it.file, &it.source))
+            .eq(theirs.iter().map(|it| (&it.file, &it.source)))
+    }
+
+    /// All that was imported, also by imports.
+    pub fn files(&self) -> Vec<Imported> {
+        self.files.lock().clone()
     }
 
     fn file(&self, path: &str) -> Result<PathBuf, String> {
@@ -84,8 +102,23 @@ impl Imports {
             .compile(&source)
             .map_err(|error| failed(format!("{}: {error}", file.display())))?;
         ast.set_source(file.display().to_string());
-        self.sources.lock().insert(file, source);
-        Ok(Module::eval_ast_as_new(Scope::new(), &ast, engine)?.into())
+        // Run for its constants, which a module does not show; its own imports are loaded then.
+        let mut scope = Scope::new();
+        engine.run_ast_with_scope(&mut scope, &ast)?;
+        let module = Module::eval_ast_as_new(Scope::new(), &ast, engine)?;
+        let constants = scope.iter().filter(|(_, constant, _)| *constant);
+        let exported = module.iter_var().map(|(name, value)| (name, true, value.clone()));
+        for (name, _, value) in constants.chain(exported) {
+            if let Some(handle) = handle_in(&value) {
+                let file = file.display();
+                let what = "which can be edited, and all requests would share it";
+                return Err(failed(format!(
+                    "{file}: the constant {name} holds a {handle}, {what}"
+                )));
+            }
+        }
+        self.files.lock().push(Imported { file, source, ast });
+        Ok(module.into())
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use rhai::{AST, ASTNode, Engine, Expr, FnCallExpr, Position, Stmt};
 
 use super::api::Facts;
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, definition};
 use super::hooks::Hook;
 
 pub struct Lint<'a> {
@@ -28,9 +28,27 @@ impl Lint<'_> {
         self.calls(ast, &mut found);
         self.closures(ast, &mut found);
         self.constants(ast, &mut found);
+        self.namespaces(ast, &mut found);
         self.grants(ast, &mut found);
         self.members(ast, &mut found);
         self.results(ast, &mut found);
+        found
+    }
+
+    /// What stands before the script's first run, since its top level may ask for secrets.
+    pub fn check_grants(&self, ast: &AST) -> Vec<Diagnostic> {
+        let mut found = Vec::new();
+        self.grants(ast, &mut found);
+        found
+    }
+
+    /// A file that a script imports: it has functions and constants, and no hooks.
+    pub fn check_import(&self, ast: &AST) -> Vec<Diagnostic> {
+        let mut found = Vec::new();
+        self.calls(ast, &mut found);
+        self.closures(ast, &mut found);
+        self.constants(ast, &mut found);
+        self.grants(ast, &mut found);
         found
     }
 
@@ -42,7 +60,7 @@ impl Lint<'_> {
         let mut found = Vec::new();
         let mut any = false;
         for function in ast.iter_functions().filter(|f| f.name.starts_with("on_")) {
-            let position = self.position_of(function.name);
+            let position = definition(self.source, function.name);
             let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.name() == function.name) else {
                 let near = nearest(function.name, Hook::ALL.into_iter().map(Hook::name));
                 let message = format!("{} is not a hook", function.name);
@@ -67,18 +85,6 @@ impl Lint<'_> {
             found.push(self.problem(Position::NONE, message).with_hint(Some(hint)));
         }
         found
-    }
-
-    /// Rhai does not tell where a function is defined.
-    fn position_of(&self, function: &str) -> Position {
-        let definition = |line: &str| {
-            let rest = line.trim_start().trim_start_matches("private ");
-            let rest = rest.strip_prefix("fn ")?.trim_start().strip_prefix(function)?;
-            rest.trim_start().starts_with('(').then_some(())
-        };
-        let line = self.source.lines().position(|line| definition(line).is_some());
-        line.and_then(|index| u16::try_from(index + 1).ok())
-            .map_or(Position::NONE, |line| Position::new(line, 1))
     }
 }
 

@@ -121,12 +121,14 @@ async fn a_fault_rolls_back_all_edits() {
 
 #[tokio::test]
 async fn an_endless_loop_ends_at_a_limit() {
-    let script = script("fn on_request(req) { loop { } }");
+    let script = script("\nfn on_request(req) { loop { } }");
     let host: Arc<dyn Host> = Arc::new(FakeHost::default());
     let mut bounds = limits();
     bounds.operations = u64::MAX;
     let ended = run(&script, Hook::Request, Exchange::for_test(), host.clone(), bounds).await;
     assert_eq!(limit(&ended), LimitKind::Cpu);
+    let fault = fault(&ended);
+    assert_eq!((fault.line, fault.source_line.as_str()), (2, "fn on_request(req) { loop { } }"));
     bounds = limits();
     bounds.operations = 1000;
     let ended = run(&script, Hook::Request, Exchange::for_test(), host, bounds).await;
@@ -325,12 +327,17 @@ async fn constants_config_and_secrets() {
             response(200, `${RE.is_match("/aa")} ${LIST[2]} ${config.greeting} ${leaked} ${hmac::sha256(KEY, "x") == hmac::sha256("s3cret", "x")}`)
         }"#;
     let host = Arc::new(FakeHost::default());
-    let run = run_with(source, Exchange::for_test(), host.clone()).await;
-    assert_eq!(body(answer(&run)), "true 3 hello no true");
+    let first = run_with(source, Exchange::for_test(), host.clone()).await;
+    assert_eq!(body(answer(&first)), "true 3 hello no true");
     assert!(host.logged.lock().iter().all(|line| !line.1.contains("s3cret")));
-    let frozen = "const L = [1]; fn on_request(req) { L.push(2); }";
-    let run = run_with(frozen, Exchange::for_test(), host).await;
-    fault(&run);
+    let frozen = "const L = [1]; fn add(list) { list.push(2) } fn on_request(req) {
+        add(L); let mine = config; mine.greeting = 1; let l = L; l.push(4);
+        response(200, `${L} ${config.list} ${config.greeting}`) }";
+    let script = script(frozen);
+    for _ in 0..2 {
+        let again = run(&script, Hook::Request, Exchange::for_test(), host.clone(), limits());
+        assert_eq!(body(answer(&again.await)), "[1] [1, 2] hello", "an edit is of a copy");
+    }
 }
 
 #[test]

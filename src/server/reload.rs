@@ -84,7 +84,13 @@ impl Listeners {
             self.shared.access_log.store(log.map(Arc::new));
         }
         let _runtime = runtime.enter();
-        self.proxy.apply(change).map_err(|error| self.problem(&error.to_string()))?;
+        let applied = self.proxy.apply(change).map_err(|error| self.problem(&error.to_string()))?;
+        for (name, address) in applied.closed {
+            log::info!("closed: {name} on {address}");
+        }
+        for (name, address) in applied.opened {
+            log::info!("listening: {name} on {address}");
+        }
         self.start_health(runtime);
         self.shared.prune_metrics(&previous);
         Ok(changes)

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use once_cell::sync::OnceCell;
@@ -20,10 +20,14 @@ use crate::admin::{Face, Operators, Reload};
 use crate::config::listeners::Listener;
 use crate::config::service::{Limits, Service as ServiceAddress};
 use crate::config::{Config, Input};
-use crate::listen::{BindError, Bound, ConnLimits, ListenerSet, bind};
+use crate::listen::{BindError, Bound, ConnLimits, ConnState, ListenerSet, Refusal, Witness, bind};
 use crate::proxy::Gateway;
 use crate::snapshot::Shared;
+use crate::telemetry::access_log::Entry;
 use crate::upstream::health::{self, HealthObserver};
+
+/// In place of what could not be read.
+const UNREAD: &str = "-";
 
 /// Sockets of all three kinds, bound before anything else is reported ready.
 pub struct Bindings {
@@ -59,10 +63,9 @@ pub struct Proxy(Arc<HttpProxy<Gateway>>);
 impl Proxy {
     pub fn new(conf: &Arc<ServerConf>, shared: &Arc<Shared>) -> Self {
         let mut proxy = http_proxy(conf, Gateway::new(Arc::clone(shared)));
-        let keep_alive = shared.snapshot.load().limits.keep_alive;
         let mut options = HttpServerOptions::default();
-        // Pingora's GOAWAY comes before our own cut of the idle connection.
-        options.h2_idle_timeout = Some(keep_alive.mul_f64(0.9).max(Duration::from_millis(100)));
+        // It reaches our hooks, which refuse it like everything else that has no route.
+        options.allow_connect_method_proxying = true;
         proxy.server_options = Some(options);
         Self(Arc::new(proxy))
     }
@@ -90,6 +93,7 @@ impl Listeners {
     ) -> Self {
         let limits = conn_limits(&shared.snapshot.load().limits);
         let proxy = ListenerSet::new(proxy.0, limits);
+        proxy.set_witness(Box::new(RefusalLog(Arc::clone(shared))));
         shared.connections.get_or_init(|| Arc::clone(proxy.counters()));
         Self {
             shared: Arc::clone(shared),
@@ -123,8 +127,28 @@ pub fn conn_limits(limits: &Limits) -> ConnLimits {
         per_address: limits.connections_per_address.value,
         handshake: limits.handshake_timeout,
         head: limits.head_timeout,
+        head_bytes: limits.head.value.0 as usize,
         keep_alive: limits.keep_alive,
         requests_per_connection: limits.requests_per_connection.value,
+    }
+}
+
+/// A line in the access log for each request that no hook saw.
+struct RefusalLog(Arc<Shared>);
+
+impl Witness for RefusalLog {
+    fn refused(&self, connection: &ConnState, why: Refusal, request_id: &str) {
+        let Some(log) = &*self.0.access_log.load() else { return };
+        log.write(Entry {
+            time: SystemTime::now(),
+            request_id: request_id.into(),
+            client: Some(connection.client.ip().to_canonical()),
+            method: UNREAD.into(),
+            path: UNREAD.into(),
+            status: why.status().as_u16(),
+            error: Some(why.label()),
+            ..Entry::default()
+        });
     }
 }
 

@@ -213,7 +213,13 @@ impl Client {
         address: SocketAddr,
     ) -> Result<(HttpSession, bool), ClientError> {
         let session = self.connector.get_http_session(peer).await;
-        session.map_err(|source| ClientError::Connect { address, source })
+        let (session, reused) =
+            session.map_err(|source| ClientError::Connect { address, source })?;
+        // Where the handshake does not agree on HTTP/2, Pingora goes on with HTTP/1.1.
+        if peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
+            return Err(ClientError::Protocol("the origin did not agree on HTTP/2".into()));
+        }
+        Ok((session, reused))
     }
 }
 

@@ -311,6 +311,30 @@ impl<'f> Authority<'f> {
         self.openssl(common, &["-CA", &cert, "-CAkey", &key, "-addext", &names]);
     }
 
+    /// One that is signed by itself alone.
+    pub fn self_signed(&self, common: &str, name: &str) {
+        self.openssl(common, &["-addext", &format!("subjectAltName=DNS:{name}")]);
+    }
+
+    /// One whose time is over.
+    pub fn sign_expired(&self, common: &str, name: &str) {
+        let (csr, cert) = (self.path("request"), self.path(&format!("{common}.crt")));
+        let (ca, ca_key) = (self.file(), self.path(&format!("{}.key", self.name)));
+        let names = self.folder.write("names", format!("subjectAltName=DNS:{name}"));
+        self.sign(common, &[name]);
+        let key = self.path(&format!("{common}.key"));
+        let subject = format!("/CN={common}");
+        let config = self.path("req.cnf");
+        let ask = ["req", "-new", "-config", &config, "-key", &key, "-subj", &subject];
+        let ran = run("openssl", &[&ask[..], &["-out", &csr]].concat());
+        assert_eq!(ran.code, 0, "openssl req: {}", ran.all());
+        let names = names.display().to_string();
+        let sign = ["x509", "-req", "-days", "-1", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key];
+        let more = ["-CAcreateserial", "-extfile", &names, "-out", &cert];
+        let ran = run("openssl", &[&sign[..], &more].concat());
+        assert_eq!(ran.code, 0, "openssl x509: {}", ran.all());
+    }
+
     fn path(&self, name: &str) -> String {
         self.folder.path(name).display().to_string()
     }

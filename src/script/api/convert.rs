@@ -99,6 +99,35 @@ fn scalar_json(value: &Dynamic) -> Outcome<Value> {
     Err(invalid(format!("{} is not plain data", value.type_name())))
 }
 
+/// The type of the first value in there that is a handle, whose edits all of its copies see.
+pub fn handle_in(value: &Dynamic) -> Option<&'static str> {
+    handle_within(value, DEPTH)
+}
+
+fn handle_within(value: &Dynamic, depth: usize) -> Option<&'static str> {
+    if depth == 0 {
+        return Some("value that is nested too deep");
+    }
+    if let Some(items) = value.read_lock::<Array>() {
+        return items.iter().find_map(|item| handle_within(item, depth - 1));
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        return map.values().find_map(|item| handle_within(item, depth - 1));
+    }
+    HANDLES.iter().find(|(is, _)| is(value)).map(|(_, name)| *name)
+}
+
+type Is = fn(&Dynamic) -> bool;
+
+/// What a script can make while it is loaded and can edit later.
+const HANDLES: [(Is, &str); 5] = [
+    (Dynamic::is::<super::objects::Response>, "Response"),
+    (Dynamic::is::<super::objects::Headers>, "Headers"),
+    (Dynamic::is::<super::body::Body>, "Body"),
+    (Dynamic::is::<super::url::Url>, "Url"),
+    (Dynamic::is::<super::query::Query>, "Query"),
+];
+
 /// Refuses what the run's memory does not hold, before it is made.
 fn room_for(bytes: usize) -> Outcome<()> {
     fiber::charge(bytes);

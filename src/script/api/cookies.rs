@@ -93,7 +93,7 @@ fn check(name: &str, value: &str) -> Outcome<()> {
 }
 
 /// An attribute's text, which must not start another attribute or another cookie.
-fn attribute(cookie: &str, option: &str, value: &Dynamic) -> Outcome<String> {
+fn attribute_text(cookie: &str, option: &str, value: &Dynamic) -> Outcome<String> {
     let text = scalar_text(value)?;
     let bad = |c: &char| !c.is_ascii() || c.is_ascii_control() || matches!(c, ';' | ',');
     if let Some(bad) = text.chars().find(bad) {
@@ -103,34 +103,44 @@ fn attribute(cookie: &str, option: &str, value: &Dynamic) -> Outcome<String> {
     Ok(text)
 }
 
-/// Adds a Set-Cookie; what the options leave out is the safe choice.
+/// Options and the attributes that they become, in the order in which those are written.
+const ATTRIBUTES: [(&str, &str); 6] = [
+    ("path", "Path"),
+    ("domain", "Domain"),
+    ("max_age", "Max-Age"),
+    ("secure", "Secure"),
+    ("http_only", "HttpOnly"),
+    ("same_site", "SameSite"),
+];
+
+/// Adds a Set-Cookie, with the attributes that the options ask for and no others.
 pub fn set_cookie(response: &Response, name: &str, value: &str, options: &Map) -> Outcome<()> {
     check(name, value)?;
+    let known = |option: &str| ATTRIBUTES.iter().any(|(known, _)| *known == option);
+    if let Some(unknown) = options.keys().find(|option| !known(option)) {
+        return Err(invalid(format!("a cookie has no option {unknown}")));
+    }
     let mut line = format!("{name}={value}");
-    let (mut path, mut same_site) = ("/".to_owned(), "Lax");
-    let (mut secure, mut http_only) = (true, true);
-    for (option, value) in options {
-        let flag = || value.as_bool().map_err(|_| invalid(format!("{option} is true or false")));
-        match option.as_str() {
-            "domain" => line.push_str(&format!("; Domain={}", attribute(name, option, value)?)),
+    for (option, attribute) in ATTRIBUTES {
+        let Some(value) = options.get(option) else { continue };
+        let written = match option {
+            "secure" | "http_only" => {
+                let wanted = value.as_bool();
+                if !wanted.map_err(|_| invalid(format!("{option} is true or false")))? {
+                    continue;
+                }
+                attribute.to_owned()
+            }
             "max_age" => {
                 let seconds = value.as_int();
                 let seconds = seconds.map_err(|_| invalid("max_age is whole seconds"))?;
-                line.push_str(&format!("; Max-Age={seconds}"));
+                format!("{attribute}={seconds}")
             }
-            "path" => path = attribute(name, option, value)?,
-            "same_site" => same_site = site(&attribute(name, option, value)?)?,
-            "secure" => secure = flag()?,
-            "http_only" => http_only = flag()?,
-            _ => return Err(invalid(format!("a cookie has no option {option}"))),
-        }
-    }
-    line.push_str(&format!("; Path={path}; SameSite={same_site}"));
-    if secure {
-        line.push_str("; Secure");
-    }
-    if http_only {
-        line.push_str("; HttpOnly");
+            "same_site" => format!("{attribute}={}", site(&attribute_text(name, option, value)?)?),
+            _ => format!("{attribute}={}", attribute_text(name, option, value)?),
+        };
+        line.push_str("; ");
+        line.push_str(&written);
     }
     check_line("a cookie", line.len())?;
     let value = HeaderValue::from_str(&line);

@@ -28,8 +28,9 @@ mod text;
 mod time;
 mod url;
 
+pub use convert::handle_in;
 pub use fetch::{granted, shown};
-pub use objects::{Objects, Response};
+pub use objects::{Objects, Request, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run};
 pub use table::Doc;
@@ -58,6 +59,22 @@ fn invalid(message: impl Into<String>) -> Raised {
 /// All areas, in the order of the reference.
 fn table() -> table::Table {
     let mut table = table::Table::default();
+    table
+        .kind::<Request>("Request")
+        .kind::<Response>("Response")
+        .kind::<objects::Headers>("Headers")
+        .kind::<body::Body>("Body")
+        .kind::<query::Query>("Query")
+        .kind::<cookies::Cookies>("Cookies")
+        .kind::<client::ClientHandle>("Client")
+        .kind::<client::Tls>("Tls")
+        .kind::<client::Cert>("Cert")
+        .kind::<ctx::CtxHandle>("Ctx")
+        .kind::<pending::Pending>("Pending")
+        .kind::<secret::Handle>("Secret")
+        .kind::<text::Regex>("Regex")
+        .kind::<url::Url>("Url")
+        .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
     headers::area(&mut table);

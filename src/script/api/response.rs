@@ -116,10 +116,11 @@ fn properties(table: &mut Table) {
         .example("Response::json([]).is_json()")
         .function(
             "res.set_cookie(name, value, options)",
-            "Adds a cookie. Options: path, domain, max_age, secure, http_only, same_site.",
+            "Adds a cookie. Options: path, domain, max_age, secure, http_only, same_site; what is \
+             not given is not written.",
             |r: &mut Response, n: &str, v: &str, o: Map| set_cookie(r, n, v, &o),
         )
-        .example(r#"res.set_cookie("a", "1", #{ max_age: 60 }); res.headers["set-cookie"] == "a=1; Max-Age=60; Path=/; SameSite=Lax; Secure; HttpOnly""#)
+        .example(r#"res.set_cookie("a", "1", #{ max_age: 60, path: "/" }); res.headers["set-cookie"] == "a=1; Path=/; Max-Age=60""#)
         .overload("res.set_cookie(name, value)", |r: &mut Response, n: &str, v: &str| {
             set_cookie(r, n, v, &Map::new())
         });

@@ -40,6 +40,12 @@ impl Table {
         self.area = title;
     }
 
+    /// A type's name in messages.
+    pub fn kind<T: 'static>(&mut self, name: &'static str) -> &mut Self {
+        self.global.set_custom_type::<T>(name);
+        self
+    }
+
     /// A documented function. Its name is read from the signature: what stands before the bracket,
     /// after the object's dot; a module stands before `::`.
     pub fn function<A: 'static, const N: usize, const X: bool, R, const F: bool, T>(

@@ -101,6 +101,11 @@ impl Gauge {
         self.stop.set(Some(stop));
     }
 
+    /// Gives back what the running fiber does not use of its stack any more.
+    pub fn trim_stack(&self) {
+        stack::trim_unused(self.stack_top);
+    }
+
     pub fn is_deep(&self) -> bool {
         self.deep.get()
     }

@@ -218,6 +218,7 @@ pub fn wait<T: Send + 'static>(
         return Err(CannotWait::Stopped);
     }
     let boxed = Box::pin(async move { Box::new(future.await) as Box<dyn Any + Send> });
+    gauge.trim_stack();
     match suspend(gauge, Suspend::Wait(boxed)) {
         Resume::Value(value) => value.downcast().map(|v| *v).map_err(|_| CannotWait::Stopped),
         Resume::Go | Resume::Stop => Err(CannotWait::Stopped),

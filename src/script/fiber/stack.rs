@@ -135,6 +135,29 @@ pub fn forget() {
     POOL.live.fetch_sub(1, Ordering::Relaxed);
 }
 
+/// From so many live fibers on, those that wait give back what they no longer use of their stack.
+const MANY: usize = 512;
+/// What [`trim_unused`] itself may use below its marker, ten times over.
+const OWN_FRAME: usize = 1024;
+
+/// Called by a fiber that is about to wait: gives the pages below the caller's frame, which some
+/// native touched before, back to the kernel. Among few fibers it is not worth the system call.
+#[inline(never)]
+pub fn trim_unused(top: usize) {
+    if POOL.live.load(Ordering::Relaxed) < MANY {
+        return;
+    }
+    let marker = 0u8;
+    let used_to = (std::ptr::addr_of!(marker) as usize - OWN_FRAME) & !(PAGE - 1);
+    let from = top - KEEP_RESIDENT;
+    if from < used_to {
+        // SAFETY: the range lies inside the running fiber's stack, whose top this is, and below
+        // every live frame: those of the callers are above the marker, and this function's own
+        // and `madvise`'s are within `OWN_FRAME` of it. What lies lower is dead.
+        unsafe { libc::madvise(from as *mut _, used_to - from, libc::MADV_DONTNEED) };
+    }
+}
+
 /// Whether this address is so deep that the stack is worth trimming.
 pub fn is_deep(top: usize, stack_pointer: usize) -> bool {
     top.saturating_sub(stack_pointer) > 4 * KEEP_RESIDENT

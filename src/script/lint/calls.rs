@@ -77,7 +77,8 @@ impl Lint<'_> {
         }
         let path = call.namespace.path.iter().map(|part| part.name.as_str());
         let name = path.chain([call.name.as_str()]).collect::<Vec<_>>().join("::");
-        if name.starts_with("global::") {
+        let root = call.namespace.path.first().map(|part| part.name.as_str());
+        if root.is_some_and(|root| root == "global" || known.contains_key(&of_import(root))) {
             return None;
         }
         let Some(takes) = known.get(&name) else {
@@ -116,11 +117,33 @@ impl Lint<'_> {
             let takes = known.entry(function.name.to_owned()).or_default();
             takes.script.insert(function.params.len());
         }
+        for alias in imports(ast).iter().map(|alias| of_import(alias)) {
+            // The engine knows what the script imports, but not what its imports import.
+            if !known.keys().any(|name| name.starts_with(&alias)) {
+                known.insert(alias, Takes::default());
+            }
+        }
         for name in KEYWORDS.map(String::from).into_iter().chain(may_hold_functions(ast)) {
             known.entry(name).or_default().anything = true;
         }
         known
     }
+}
+
+fn imports(ast: &AST) -> Vec<String> {
+    let mut aliases = Vec::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        if let Some(ASTNode::Stmt(Stmt::Import(import, _))) = path.last() {
+            aliases.push(import.1.name.to_string());
+        }
+        true
+    });
+    aliases
+}
+
+/// The key in [`Known`] of an import whose functions are not known.
+fn of_import(alias: &str) -> String {
+    format!("{alias}::")
 }
 
 /// Names of variables, parameters, and keys of maps.

@@ -47,12 +47,69 @@ fn what_is_not_granted_is_found_with_its_place() {
 
 #[test]
 fn constants_cannot_be_changed() {
-    for change in ["L[0] = 1", "L += 1", "L = 2", "M.a = 1", "M.a.b = 1", "M[\"a\"] += 1"] {
+    for change in [
+        "L[0] = 1",
+        "L += 1",
+        "L = 2",
+        "M.a = 1",
+        "M.a.b = 1",
+        "M[\"a\"] += 1",
+        "L.push(1)",
+        "M.clear()",
+        "M.a.push(1)",
+    ] {
         let source =
             format!("const L = [1]; const M = #{{ a: 1 }};\nfn on_request(req) {{ {change}; }}");
         refused(&source, "is a constant", (2, 22));
     }
     refused("fn on_request(req) {\n  config.greeting = 1;\n}", "config is a constant", (2, 3));
+    script(
+        "const N = [1]; fn on_request(req) { let n = 0; let l = []; N.for_each(|| { n += 1; l.push(n) }); }",
+    );
+}
+
+#[test]
+fn constants_hold_nothing_that_requests_would_share() {
+    let hint = "make it in a function";
+    let hook = "fn on_request(req) { }";
+    for made in ["response(403)", "[#{ a: Response::text(\"x\") }]", "response(403).headers"] {
+        refused(&format!("let a = 1;\nconst DENIED = {made};\n{hook}"), hint, (2, 1));
+    }
+    refused(&format!("const HOME = url(\"http://a/\");\n{hook}"), "holds a Url", (1, 1));
+    script(&format!(
+        "const A = regex(\"a\"); const B = secret(\"key\"); const C = 1..3; const D = |x| x; {hook}"
+    ));
+}
+
+#[test]
+fn a_constant_has_no_prefix_where_it_was_made() {
+    refused("const K = 1;\nfn on_request(req) { global::K }", "write K", (2, 30));
+}
+
+#[test]
+fn imported_files_are_checked_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut filter = filter();
+    filter.script = folder.path().join("main.rhai");
+    let source = "import \"lib\" as lib; fn on_request(req) { lib::f(1); }";
+    let check = |lib: &str| {
+        std::fs::write(folder.path().join("lib.rhai"), lib).unwrap();
+        compile_source(&filter, source.to_owned())
+    };
+    let cases = [
+        ("fn f(x) {\n  g(x)\n}", "lib.rhai:2:3: there is no function g"),
+        ("const K = 1; fn f(x) { x * K }", "Undefined variable: K"),
+        ("fn f(x) { fetch(\"http://other/\"); x }", "fetch.allow has http://api"),
+        ("const R = response(200); fn f(x) { x }", "the constant R holds a Response"),
+    ];
+    for (lib, expected) in cases {
+        let shown = check(lib).expect_err(lib)[0].to_string();
+        assert!(shown.contains(expected), "{lib}: {shown}");
+    }
+    std::fs::write(folder.path().join("deep.rhai"), "fn h(x) { x }").unwrap();
+    let fine =
+        "import \"deep\" as deep; const K = 2; fn g(x) { deep::h(x) * global::K } fn f(x) { g(x) }";
+    check(fine).unwrap_or_else(|problems| panic!("{}", problems[0]));
 }
 
 #[test]
