@@ -178,7 +178,8 @@ fn every_dependency_has_its_reason_and_its_use() {
     for name in names(normal) {
         // md-5 is the one whose library has another name.
         let library = if name == "md-5" { "md5".to_owned() } else { name.replace('-', "_") };
-        assert!(code.contains(&format!("{library}::")), "{name} is not used in src/");
+        let uses = [format!("{library}::"), format!("use {library} as ")];
+        assert!(uses.iter().any(|used| code.contains(used)), "{name} is not used in src/");
     }
     for name in [names(normal), names(test_only)].concat() {
         let words = reasons.split(|c: char| !(c.is_alphanumeric() || "-_".contains(c)));
