@@ -74,7 +74,7 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// For writing one piece of the request, and for an unused connection.
     pub idle: Duration,
-    /// The whole exchange with the upstream, retries included, until the response head.
+    /// The whole exchange with the upstream, retries included, until the response begins.
     pub total: Duration,
 }
 
@@ -182,7 +182,7 @@ section! {
         first_byte: Duration = "30s",
         /// For writing one piece of the request; also how long an unused connection is kept.
         idle: Duration = "60s",
-        /// For all attempts together until the response head.
+        /// For all attempts together until the response begins.
         total: Duration = "60s",
     }
 }
