@@ -178,7 +178,7 @@ section! {
     pub struct RawTimeouts as "timeouts" {
         /// For the connection, TLS included.
         connect: Duration = "1s",
-        /// For each read from the origin: how long it may be silent before its answer, in it, or in a tunnel.
+        /// For each read from the origin: how long it may be silent before its answer and in it.
         first_byte: Duration = "30s",
         /// For writing one piece of the request; also how long an unused connection is kept.
         idle: Duration = "60s",
