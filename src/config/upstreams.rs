@@ -74,7 +74,7 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// For a write without progress, and for an unused connection.
     pub idle: Duration,
-    /// The whole exchange with the upstream, retries included, until the response head.
+    /// The whole exchange with the upstream, retries included, until the response begins.
     pub total: Duration,
 }
 
@@ -307,7 +307,13 @@ fn resolve_balance(
             (Some(on), None, None, None) if on.value => Some(Balance::Hash(HashKey::ClientIp)),
             (None, Some(on), None, None) if on.value => Some(Balance::Hash(HashKey::Path)),
             (None, None, Some(name), None) => Some(Balance::Hash(HashKey::Header(name.value))),
-            (None, None, None, Some(name)) => Some(Balance::Hash(HashKey::Cookie(name.value))),
+            (None, None, None, Some(name)) => {
+                // The names of cookies are of the same characters (RFC 6265, 4.1.1).
+                if name.value.parse::<HeaderName>().is_err() {
+                    name.problem(problems, format!("\"{}\" names no cookie", name.value), None);
+                }
+                Some(Balance::Hash(HashKey::Cookie(name.value)))
+            }
             _ => {
                 let message = "hash_by needs exactly one of client_ip, path, header, cookie";
                 balance.problem(problems, message, None);
