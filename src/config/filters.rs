@@ -138,9 +138,10 @@ section! {
 section! {
     /// What `fetch` may reach.
     pub struct RawFetch as "fetch" {
-        /// Origins, exactly: `http://<upstream>` or `https://host[:port]`.
+        /// Origins, exactly: `http://<upstream>` or `https://host[:port]`. A
+        /// name in the DNS must be at a public address; make a private service an upstream.
         allow: Vec<At<String>> = "[]",
-        /// Fetches that one run of a hook may start.
+        /// Fetches that all hooks of one request may start together.
         max: u32 = "8",
         /// The longest time for one fetch.
         timeout: Duration = "5s",
