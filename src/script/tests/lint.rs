@@ -197,7 +197,7 @@ fn what_a_catch_would_lose_is_found() {
         refused(&source, lost, (2, 46));
     }
     refused("fn on_request(req) {\n  try { f() } catch { response(503) }\n} fn f() { }", lost, (2, 23));
-    refused("fn on_request(req) {\n  try { f() } catch { Response::text(\"a\") }\n} fn f() { }", lost, (2, 23));
+    refused("fn on_request(req) {\n  try { f() } catch { Response::text(\"a\") }\n} fn f() { }", lost, (2, 33));
     for fine in ["return false", "req.path = \"/\";", "f()", "()", "log::info(e)", "throw e", ""] {
         script(&format!("fn f() {{ }} fn on_request(req) {{ try {{ f() }} catch (e) {{ {fine} }} }}"));
     }
