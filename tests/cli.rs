@@ -2,9 +2,17 @@
 //! after `$` are run in that folder, and what follows is compared: stdout, stderr behind `! `,
 //! the exit code. To renew them: `RENEW=1 cargo test --test cli`, then read the diff.
 
+#![allow(clippy::disallowed_methods, reason = "tests have threads of their own")]
+
+mod peers;
+mod support;
+
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+
+use peers::{Authority, Folder, PLAIN, Site};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli")
@@ -124,4 +132,109 @@ fn an_address_in_use_is_an_error_with_the_listeners_name() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     let expected = format!("selvedge: listener \"public\" on {address}: Address already in use");
     assert!(said.starts_with(&expected), "{said}");
+}
+
+const SCRIPTED: &str = "
+filters: { edited: { script: f.rhai, secrets: { s: { file: secret } } }, same: { script: same.rhai } }
+routes: [{ name: all, match: {}, respond: {}, filters: [edited, same] }]
+";
+
+fn changed(site: &Site) -> serde_json::Value {
+    let answer = site.reload();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    serde_json::from_str(&answer.text()).expect("JSON")
+}
+
+#[test]
+fn a_reload_names_what_changed_behind_the_text() {
+    let folder = Folder::new();
+    folder.write("f.rhai", "import \"lib\" as lib; fn on_request(req) { lib::f(); () }");
+    folder.write("lib.rhai", "fn f() { 1 }");
+    folder.write("same.rhai", "fn on_request(req) { () }");
+    folder.write("secret", "one");
+    let site = Site::start_in(folder, format!("{PLAIN}{SCRIPTED}"));
+    let nothing = changed(&site);
+    assert_eq!(nothing["filters"]["changed"], serde_json::json!([]), "{nothing}");
+    let edits = [
+        ("f.rhai", "import \"lib\" as lib; fn on_request(req) { lib::f(); 2; () }"),
+        ("lib.rhai", "fn f() { 2 }"),
+        ("secret", "two"),
+    ];
+    for (file, text) in edits {
+        site.folder.write(file, text);
+        let now = changed(&site);
+        assert_eq!(now["filters"]["changed"], serde_json::json!(["edited"]), "{file}: {now}");
+    }
+    site.configure(format!("{PLAIN}limits: {{ target: 1KiB }}\n{SCRIPTED}"));
+    let now = changed(&site);
+    assert_eq!(now["settings"]["changed"], serde_json::json!(["limits"]), "{now}");
+    assert_eq!(now["filters"]["changed"], serde_json::json!([]), "{now}");
+}
+
+/// A process, and the lines of its log.
+struct Serving(Child, BufReader<std::process::ChildStderr>);
+
+impl Serving {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let stderr = child.stderr.take().expect("piped");
+        let mut serving = Self(child, BufReader::new(stderr));
+        serving.log_until(": ready");
+        serving
+    }
+
+    /// Reads up to the line that holds `text`.
+    fn log_until(&mut self, text: &str) -> String {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            let read = self.1.read_line(&mut line).expect("the log is text");
+            assert_ne!(read, 0, "it ended before it said {text:?}");
+        }
+        line
+    }
+
+    fn hang_up(&self) {
+        let id = self.0.id().to_string();
+        let status = Command::new("kill").args(["-HUP", &id]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -HUP");
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_arguments_name_is_read_again_by_a_reload() {
+    let folder = Folder::new();
+    let script = folder.write("f.rhai", "fn on_request(req) { () }").display().to_string();
+    let authority = Authority::new(&folder, "authority");
+    authority.sign("site", &["site.test"]);
+    let path = |name: &str| folder.path(name).display().to_string();
+    let (cert, key) = (path("site.crt"), path("site.key"));
+    let mut serving = Serving::start(
+        selvedge(&["run", "--upstream", "127.0.0.1:1", "--listen", "127.0.0.1:0"]).args([
+            "--filter",
+            &script,
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+        ]),
+    );
+    authority.sign("site", &["site.test", "www.site.test"]);
+    serving.hang_up();
+    let line = serving.log_until("reloaded");
+    let value: serde_json::Value =
+        serde_json::from_str(&line[line.find('{').expect("JSON")..]).expect("JSON");
+    assert_eq!(value["listeners"]["changed"], serde_json::json!(["public"]), "{line}");
+    assert_eq!(value["filters"]["changed"], serde_json::json!([]), "{line}");
+    folder.write("f.rhai", "fn on_request(");
+    serving.hang_up();
+    let line = serving.log_until("reload refused");
+    assert!(line.contains("f.rhai:1:") && line.contains("filters.filter1"), "{line}");
 }

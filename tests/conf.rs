@@ -1,5 +1,7 @@
 //! Every shipped configuration is valid, and no change of a key or a closed value goes unnoticed.
 
+#![allow(clippy::disallowed_methods, reason = "tests have threads of their own")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -345,9 +345,11 @@ fn either_side_may_end_a_websocket() {
     let folder = Folder::new();
     Authority::new(&folder, "ca").sign("a.test", &["a.test"]);
     let ca = ca_file(&folder);
-    let config = tls(&folder, &["a.test"], "") + &all_to(server.address());
-    let timeouts = "timeouts: { idle: 500ms, first_byte: 200ms, total: 200ms }, endpoints";
-    let site = Site::start_in(folder, config.replace("endpoints", timeouts));
+    let timeouts = "timeouts: { idle: 200ms, first_byte: 200ms, total: 200ms }, endpoints";
+    let config = tls(&folder, &["a.test"], "")
+        + &all_to(server.address()).replace("endpoints", timeouts)
+        + "limits: { tunnel_timeout: 500ms }\n";
+    let site = Site::start_in(folder, config);
     let url = format!("wss://{}/chat", site.address("public"));
     let connect = || {
         let mut client = Peer::start("websocket_peer.py", &["talk", &url, &ca]);

@@ -195,19 +195,6 @@ fn foreign_crates_stay_behind_their_walls() {
 }
 
 #[test]
-fn only_commands_print() {
-    let mut complaints = Vec::new();
-    for source in sources().iter().filter(|s| !matches!(s.module(), "cli" | "main")) {
-        for printer in ["println!", "print!(", "eprintln!", "eprint!("] {
-            if !source.is_test() && source.code.contains(printer) {
-                complaints.push(format!("{}: {printer}", source.path.display()));
-            }
-        }
-    }
-    refuse(complaints);
-}
-
-#[test]
 fn unsafe_stays_in_one_folder_and_says_why() {
     let mut complaints = Vec::new();
     for source in sources() {

@@ -406,9 +406,9 @@ fn a_client_that_does_not_read_is_given_up() {
         while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
     });
     let site =
-        Site::start(format!("{PLAIN}{}limits: {{ write_timeout: 300ms }}\n", all_to(endless)));
+        Site::start(format!("{PLAIN}{}limits: {{ stall_timeout: 300ms }}\n", all_to(endless)));
     let mut client = site.connect();
     client.send(request("/x").as_bytes()).expect("sends");
-    site.logged("\"error\":\"client_gone\"");
+    site.logged("\"error\":\"stalled\"");
     assert_eq!(site.metric("selvedge_requests_in_flight"), Some(0.0));
 }

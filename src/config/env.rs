@@ -61,6 +61,9 @@ fn value_of(reference: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<
     if name.is_empty() || !name.chars().all(plain) {
         return Err(format!("\"{name}\" is not the name of an environment variable"));
     }
+    if default.is_some_and(|default| default.contains("${")) {
+        return Err(format!("the default of {name} cannot hold another reference"));
+    }
     lookup(name).or(default.map(str::to_owned)).ok_or_else(|| {
         format!("the environment variable {name} is not set; ${{{name}:-default}} gives a default")
     })
@@ -81,5 +84,6 @@ mod tests {
         assert!(expanded("${NOPE}", &with_port).unwrap_err().contains("NOPE is not set"));
         assert!(expanded("${PORT", &with_port).is_err());
         assert!(expanded("${A B}", &with_port).is_err());
+        assert!(expanded("${A:-${PORT}}", &with_port).is_err());
     }
 }

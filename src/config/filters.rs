@@ -138,7 +138,8 @@ section! {
 section! {
     /// What `fetch` may reach.
     pub struct RawFetch as "fetch" {
-        /// Origins, exactly: `http://<upstream>` or `https://host[:port]`.
+        /// Origins, exactly: `http://<upstream>` or `https://host[:port]`. A
+        /// name in the DNS must be at a public address; make a private service an upstream.
         allow: Vec<At<String>> = "[]",
         /// Fetches that this filter may start for one request, in all of its hooks together.
         max: u32 = "8",

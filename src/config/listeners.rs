@@ -169,3 +169,18 @@ fn resolve_tls(raw: RawTls, problems: &mut Problems) -> Option<Tls> {
         http2: raw.http2,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn addresses_overlap_by_port_family_and_wildcard() {
+        let overlap = |a: &str, b: &str| {
+            super::overlap(a.parse().expect("an address"), b.parse().expect("an address"))
+        };
+        assert!(overlap("127.0.0.1:80", "0.0.0.0:80"));
+        assert!(overlap("[::]:80", "[::1]:80"));
+        assert!(!overlap("127.0.0.1:80", "127.0.0.2:80"));
+        assert!(!overlap("0.0.0.0:80", "[::]:80"), "IPv6 sockets take IPv6 only");
+        assert!(!overlap("127.0.0.1:0", "127.0.0.1:0"), "0 is another port each time");
+    }
+}

@@ -371,6 +371,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_prefix_that_no_path_has_is_known() {
+        let can = |pattern: &str, prefix: &str| {
+            PathPattern::parse(pattern).expect(pattern).can_begin_with(prefix)
+        };
+        for (pattern, prefix) in [
+            ("/{rest*}", "/a/b"),
+            ("/a/{rest*}", "/a"),
+            ("/a/{rest*}", "/a/b"),
+            ("/{x}/b", "/a/b"),
+            ("/a/b", "/a/"),
+            ("/a", "/"),
+        ] {
+            assert!(can(pattern, prefix), "{pattern} has paths below {prefix}");
+        }
+        for (pattern, prefix) in
+            [("/a/{rest*}", "/b"), ("/a", "/a/b"), ("/ab", "/a"), ("/{x}/b", "/a/c")]
+        {
+            assert!(!can(pattern, prefix), "{pattern} has no path below {prefix}");
+        }
+    }
+
+    #[test]
     fn hosts_are_read_and_shown() {
         for (text, shown) in [
             ("*", "*"),

@@ -40,12 +40,16 @@ section! {
         head_timeout: Duration = "10s",
         /// An idle connection between two requests.
         keep_alive: Duration = "60s",
-        /// How long a client may take for one piece of a response, up to 64 KiB.
-        write_timeout: Duration = "60s",
+        /// A client that takes nothing of what is sent to it, or sends nothing of the body that it
+        /// announced.
+        stall_timeout: Duration = "60s",
+        /// An upgraded connection (WebSocket) on which neither side says anything; an origin may
+        /// take as long to answer a request for one.
+        tunnel_timeout: Duration = "10m",
         /// Requests on one HTTP/1.1 connection.
         requests_per_connection: At<u32> = "10000",
         /// How long all is served on after SIGTERM while `/readyz` says 503, so that load balancers
-        /// see it before the listeners close.
+        /// see it before the listeners close; left out, they close at once.
         drain_delay: Option<Duration>,
         /// How long requests in flight may go on after SIGTERM or SIGINT, and after `drain_delay`.
         drain_timeout: Duration = "30s",

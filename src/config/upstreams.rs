@@ -72,10 +72,9 @@ pub enum Probe {
 pub struct Timeouts {
     pub connect: Duration,
     pub first_byte: Duration,
-    /// For writing one piece of the request, a tunnel in which the origin is silent, and an unused
-    /// connection.
+    /// For a write without progress, and for an unused connection.
     pub idle: Duration,
-    /// The whole exchange with the upstream, retries included, until the response head.
+    /// The whole exchange with the upstream, retries included, until the response begins.
     pub total: Duration,
 }
 
@@ -180,10 +179,9 @@ section! {
     pub struct RawTimeouts as "timeouts" {
         /// For the connection, TLS included.
         connect: Duration = "1s",
-        /// For each read from the origin: how long it may be silent before its answer, or in it.
+        /// For each read from the origin: how long it may be silent before its answer and in it.
         first_byte: Duration = "30s",
-        /// For writing one piece of the request, and for a tunnel (WebSocket) in which the origin is
-        /// silent; also how long an unused connection is kept.
+        /// For a write that makes no progress; also how long an unused connection is kept.
         idle: Duration = "60s",
         /// For all attempts together until the response begins.
         total: Duration = "60s",
@@ -310,7 +308,13 @@ fn resolve_balance(
             (Some(on), None, None, None) if on.value => Some(Balance::Hash(HashKey::ClientIp)),
             (None, Some(on), None, None) if on.value => Some(Balance::Hash(HashKey::Path)),
             (None, None, Some(name), None) => Some(Balance::Hash(HashKey::Header(name.value))),
-            (None, None, None, Some(name)) => Some(Balance::Hash(HashKey::Cookie(name.value))),
+            (None, None, None, Some(name)) => {
+                // The names of cookies are of the same characters (RFC 6265, 4.1.1).
+                if name.value.parse::<HeaderName>().is_err() {
+                    name.problem(problems, format!("\"{}\" names no cookie", name.value), None);
+                }
+                Some(Balance::Hash(HashKey::Cookie(name.value)))
+            }
             _ => {
                 let message = "hash_by needs exactly one of client_ip, path, header, cookie";
                 balance.problem(problems, message, None);

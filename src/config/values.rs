@@ -261,6 +261,7 @@ fn parse_host_port(text: &str) -> Result<HostPort, String> {
     let mut addresses: Vec<SocketAddr> = resolved.collect();
     addresses.sort_by_key(SocketAddr::is_ipv6);
     match addresses.first() {
+        Some(first) if first.port() == 0 => Err(format!("\"{text}\": nobody listens on port 0")),
         Some(first) => Ok(HostPort { text: text.to_owned(), resolved: *first }),
         None => Err(format!("\"{text}\" has no address")),
     }

@@ -104,6 +104,12 @@ impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, span: Span) -> Step {
         let at = Pos { line: span.start.line(), column: span.start.col() + 1 };
         match event {
+            Event::Scalar(_, _, _, Some(tag))
+            | Event::SequenceStart(_, Some(tag))
+            | Event::MappingStart(_, Some(tag)) => Err((
+                at,
+                format!("tags such as !{} are not read: write the value alone", tag.suffix),
+            )),
             Event::Scalar(text, style, anchor, _) => {
                 let quoted = style != ScalarStyle::Plain;
                 let kind = Kind::Scalar { text: text.into_owned(), quoted, from_env: false };
@@ -179,6 +185,9 @@ impl Builder<'_> {
 
 fn key_of(node: Node) -> Result<Key, (Pos, String)> {
     match node.kind {
+        Kind::Scalar { text, quoted: false, .. } if text == "<<" => {
+            Err((node.at, "merge keys are not read: repeat a whole value by an alias".into()))
+        }
         Kind::Scalar { text, .. } => Ok(Key { at: node.at, text }),
         _ => Err((node.at, "a key must be a single value".into())),
     }
@@ -218,6 +227,8 @@ mod tests {
         assert_eq!(problems_of("a: 1\na: 2\n"), ["x.yaml:2:1: the key \"a\" stands here twice"]);
         assert!(problems_of("a: [1\n")[0].contains("not valid YAML"));
         assert!(problems_of("a: 1\n---\nb: 2\n")[0].contains("second YAML document"));
+        assert!(problems_of("a: !b 1\n")[0].contains("tags such as !b"));
+        assert!(problems_of("a: &x { b: 1 }\nc: { <<: *x }\n")[0].contains("2:6: merge keys"));
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub struct ConnLimits {
     pub head_bytes: usize,
     /// Silence between two requests, or before the first.
     pub keep_alive: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub stall: Duration,
+    /// Silence on an upgraded connection, both ways.
+    pub tunnel: Duration,
     /// HTTP/1 requests on one connection before it is closed.
     pub requests_per_connection: u32,
 }
@@ -31,6 +35,8 @@ impl Default for ConnLimits {
             head: Duration::from_secs(10),
             head_bytes: 64 << 10,
             keep_alive: Duration::from_secs(60),
+            stall: Duration::from_secs(60),
+            tunnel: Duration::from_secs(600),
             requests_per_connection: 10_000,
         }
     }
@@ -72,13 +78,15 @@ reasons! {
 }
 
 reasons! {
-    /// Why a connection was cut in its life. Minimum body rates and slow readers will be added
-    /// here, and judged in `registry::offence`.
+    /// Why a connection was cut in its life. Minimum body rates will be added here, and judged
+    /// in `registry::offence`.
     Cut {
         /// A request head took too long.
         Head = "head",
-        /// Silent for longer than the keep-alive time.
+        /// Silent for longer than the keep-alive time, or than a tunnel may be.
         Idle = "idle",
+        /// Took nothing of what was sent for too long.
+        Stalled = "stalled",
         /// Still open when the drain's time was over.
         Drain = "drain",
     }

@@ -102,9 +102,13 @@ impl Registry {
 /// kept there; not once the response head is out, nor for tunnels.
 fn offence(connection: &ConnState, limits: &ConnLimits, now: u64) -> Option<Cut> {
     let over = |limit: Duration| u128::from(connection.age_ms(now)) > limit.as_millis();
+    if u128::from(connection.blocked_for(now)) > limits.stall.as_millis() {
+        return Some(Cut::Stalled);
+    }
     match connection.phase() {
         Phase::Head if over(limits.head) => Some(Cut::Head),
         Phase::Idle if over(limits.keep_alive) => Some(Cut::Idle),
+        Phase::Tunnel if over(limits.tunnel) => Some(Cut::Idle),
         _ => None,
     }
 }

@@ -66,6 +66,8 @@ pub struct ConnState {
     requests: AtomicU64,
     /// Of the current HTTP/1 request.
     body: AtomicU64,
+    /// Since when the client takes nothing of what is sent; 0: it does.
+    blocked_ms: AtomicU64,
     /// 0, or 1 + the index in `Cut::ALL`.
     cut: AtomicU8,
     reader: Mutex<Option<Waker>>,
@@ -104,6 +106,7 @@ impl ConnState {
             active: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             body: AtomicU64::new(0),
+            blocked_ms: AtomicU64::new(0),
             cut: AtomicU8::new(0),
             reader: Mutex::new(None),
             writer: Mutex::new(None),
@@ -134,7 +137,8 @@ impl ConnState {
         }
     }
 
-    /// The connection was upgraded: limits on requests no longer apply.
+    /// The connection was upgraded, or bytes passed since: limits on requests no longer apply, but
+    /// one on silence.
     pub fn is_tunnel(&self) {
         self.enter(Phase::Tunnel);
     }
@@ -172,6 +176,23 @@ impl ConnState {
     /// Milliseconds in the current phase.
     pub(super) fn age_ms(&self, now: u64) -> u64 {
         now.saturating_sub(self.since_ms.load(Relaxed))
+    }
+
+    /// A write has to wait for the client.
+    pub(super) fn write_waits(&self) {
+        let _ = self.blocked_ms.compare_exchange(0, now_ms().max(1), Relaxed, Relaxed);
+    }
+
+    pub(super) fn write_moves(&self) {
+        self.blocked_ms.store(0, Relaxed);
+    }
+
+    /// Milliseconds in which the client took nothing.
+    pub(super) fn blocked_for(&self, now: u64) -> u64 {
+        match self.blocked_ms.load(Relaxed) {
+            0 => 0,
+            since => now.saturating_sub(since),
+        }
     }
 
     /// Bytes came in: between HTTP/1 requests, that is the start of a head.

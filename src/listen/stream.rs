@@ -212,7 +212,7 @@ impl Conn {
         match self.state().phase() {
             _ if bytes.is_empty() => {}
             _ if self.state().is_h2() || self.refused => {}
-            Phase::Tunnel => {}
+            Phase::Tunnel => self.state().is_tunnel(),
             Phase::Active => self.intake.body(bytes),
             Phase::Idle | Phase::Head => {
                 self.state().bytes_came();
@@ -228,9 +228,13 @@ impl Conn {
 
     /// An answer before any request began is Pingora's own, to a head that it cannot read.
     fn note_output(&mut self) {
-        if matches!(self.state().phase(), Phase::Idle | Phase::Head) {
-            let long = self.intake.too_many_lines();
-            self.refuse(if long { Refusal::HeadTooLarge } else { Refusal::Malformed });
+        match self.state().phase() {
+            Phase::Idle | Phase::Head => {
+                let long = self.intake.too_many_lines();
+                self.refuse(if long { Refusal::HeadTooLarge } else { Refusal::Malformed });
+            }
+            Phase::Active => {}
+            Phase::Tunnel => self.state().is_tunnel(),
         }
     }
 
@@ -256,15 +260,23 @@ impl Conn {
             }
         };
         self.gathered.drain(..sent);
+        if sent > 0 {
+            self.state().write_moves();
+        }
         self.or_cut(cx, result)
     }
 
-    /// Registers for a cut where a write has to wait.
+    /// Registers for a cut where a write has to wait, and notes since when it does.
     fn or_cut<T>(&self, cx: &Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_pending() && self.state().wait_write(cx) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if result.is_ready() {
+            self.state().write_moves();
+            return result;
         }
-        result
+        self.state().write_waits();
+        match self.state().wait_write(cx) {
+            true => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            false => Poll::Pending,
+        }
     }
 }
 

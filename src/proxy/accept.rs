@@ -32,8 +32,8 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     }
     let facts = facts(session, conn, shared);
     let target_limit = facts.snapshot.limits.target.value.0;
+    let stall_limit = facts.snapshot.limits.stall_timeout;
     let header_limit = facts.snapshot.limits.headers.value;
-    session.set_write_timeout(Some(facts.snapshot.limits.write_timeout));
     ctx.facts = Some(facts);
     let (http2, upgrade) = (session.is_http2(), asks_for_websocket(session));
     let raw = match session.req_header().headers.contains_key(header::TRANSFER_ENCODING) {
@@ -43,11 +43,19 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     if let Some(facts) = &mut ctx.facts {
         facts.upgrade = upgrade;
     }
+    session.set_read_timeout(Some(stall_limit));
+    if http2 {
+        // One stream may stall alone, which the connection's own watch does not see.
+        session.set_write_timeout(Some(stall_limit));
+    }
     if session.req_header().version < Version::HTTP_11 {
         // HTTP/1.0 has no 1xx (RFC 9110, 15.2).
         session.set_ignore_info_resp(true);
     }
     keep_alive_past_body(session);
+    if !shared.is_ready() {
+        session.set_keepalive(None);
+    }
     if session.req_header().method == Method::CONNECT {
         // What follows is for the other end of a tunnel.
         session.set_keepalive(None);

@@ -54,8 +54,8 @@ pub enum Failure {
     UpstreamInvalid(String),
     #[error("the client went away: {0}")]
     ClientGone(String),
-    #[error("cut at the end of a drain: {0}")]
-    Drain(String),
+    #[error("the client was cut, {why:?}: {text}")]
+    Cut { why: Cut, text: String },
     #[error("the client sent something invalid: {0}")]
     ClientInvalid(String),
     #[error("the client's body stopped coming: {0}")]
@@ -156,7 +156,7 @@ impl Failure {
                 "upstream_invalid",
             ),
             Self::ClientGone(_) => row(bad, "", Level::Debug, "client_gone"),
-            Self::Drain(_) => row(bad, "", Level::Debug, "drain"),
+            Self::Cut { why, .. } => row(bad, "", Level::Debug, why.label()),
             Self::ClientInvalid(_) => {
                 row(bad, "The request is malformed.", Level::Debug, "client_invalid")
             }
@@ -194,11 +194,12 @@ impl Failure {
         match error.esource() {
             ErrorSource::Upstream => Self::of_upstream(error.etype(), text),
             ErrorSource::Downstream => match error.etype() {
-                ErrorType::WriteError
-                | ErrorType::WriteTimedout
-                | ErrorType::ReadError
-                | ErrorType::ReadTimedout
-                | ErrorType::ConnectionClosed => Self::ClientGone(text),
+                ErrorType::WriteTimedout | ErrorType::ReadTimedout => {
+                    Self::Cut { why: Cut::Stalled, text }
+                }
+                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed => {
+                    Self::ClientGone(text)
+                }
                 _ => Self::ClientInvalid(text),
             },
             ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
@@ -253,7 +254,7 @@ pub async fn answer(
         session.set_keepalive(None);
     }
     let sent = match (&failure, session.response_written()) {
-        (Failure::ClientGone(_) | Failure::Drain(_), _) => false,
+        (Failure::ClientGone(_) | Failure::Cut { .. }, _) => false,
         (_, Some(_)) => false,
         (_, None) => {
             let page = page(session, ctx, &row);
@@ -270,10 +271,10 @@ pub async fn answer(
 /// be gone may have been cut by us.
 pub fn cause(error: &Error, ctx: &mut Ctx) -> Failure {
     let conn = ctx.facts.as_ref().and_then(|facts| facts.conn.as_ref());
-    let drained = conn.is_some_and(|live| live.0.killed() == Some(Cut::Drain));
-    match ctx.outcome.failure.take().unwrap_or_else(|| Failure::of(error)) {
-        Failure::ClientGone(text) if drained => Failure::Drain(text),
-        failure => failure,
+    let cut = conn.and_then(|live| live.0.killed());
+    match (ctx.outcome.failure.take().unwrap_or_else(|| Failure::of(error)), cut) {
+        (Failure::ClientGone(text), Some(why)) => Failure::Cut { why, text },
+        (failure, _) => failure,
     }
 }
 

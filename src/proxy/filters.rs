@@ -1,5 +1,6 @@
 //! One run of one hook of one filter: its hands, its cost in metrics, its faults in the log.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::telemetry::handles::RunCost;
 use crate::telemetry::trace::TraceContext;
 use crate::upstream::client::{Client, ClientError, ClientRequest, Target};
-use crate::upstream::egress;
+use crate::upstream::egress::{self, EgressError};
 
 /// How the request goes on after a hook.
 pub enum Next {
@@ -190,16 +191,26 @@ impl Host for Hands {
     }
 }
 
-/// An origin outside of the configured upstreams; the grant names it, so it may be private.
+/// An origin outside of the configured upstreams. What the grant spells out may be private; a
+/// name in the DNS must lead to a public address, since its owner decides where it leads.
 async fn address(url: &Uri) -> Result<Target, FetchError> {
     let tls = url.scheme_str() == Some("https");
     let host = url.host().unwrap_or_default();
     let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let address = egress::resolve(host, port, true).await.map_err(|error| FetchError {
-        kind: FetchErrorKind::Connect,
+    let resolved = egress::resolve(host, port, is_spelt_out(host)).await;
+    let address = resolved.map_err(|error| FetchError {
+        kind: match error {
+            EgressError::Forbidden { .. } => FetchErrorKind::Denied,
+            _ => FetchErrorKind::Connect,
+        },
         message: error.to_string(),
     })?;
     Ok(Target::Address { address, tls: tls.then(|| host.to_owned()) })
+}
+
+fn is_spelt_out(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || bare.parse::<IpAddr>().is_ok()
 }
 
 fn outgoing(request: FetchRequest, trace: &TraceContext) -> ClientRequest {
@@ -226,4 +237,19 @@ fn fetch_error(error: ClientError) -> FetchError {
         ClientError::Invalid(_) | ClientError::Protocol(_) => FetchErrorKind::Invalid,
     };
     FetchError { kind, message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_spelt_out_may_be_private() {
+        for host in ["localhost", "127.0.0.1", "[::1]", "10.0.0.1"] {
+            assert!(is_spelt_out(host), "{host}");
+        }
+        for host in ["db.internal", "localhost.evil.test", "127.0.0.1.nip.io", "LOCALHOST.test"] {
+            assert!(!is_spelt_out(host), "{host}");
+        }
+    }
 }

@@ -11,7 +11,9 @@ use super::accept;
 use super::conform;
 use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
-use super::head::{self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT};
+use super::head::{
+    self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, TRACESTATE,
+};
 use crate::config::routes::Rewrite;
 use crate::config::upstreams::Protocol;
 
@@ -21,8 +23,6 @@ pub const ADDED: usize = 8;
 const VIA_10: HeaderValue = HeaderValue::from_static("1.0 selvedge");
 const VIA_11: HeaderValue = HeaderValue::from_static("1.1 selvedge");
 const VIA_2: HeaderValue = HeaderValue::from_static("2.0 selvedge");
-
-const TRACESTATE: &str = "tracestate";
 
 /// Prepares the origin's copy of the request.
 pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
@@ -35,8 +35,6 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
     };
     let host = routed.upstream.as_ref().and_then(|u| u.pool.config().host.as_deref());
     let given = &session.req_header().headers;
-    // It belongs to a trace that was not taken over (W3C Trace Context, 3.3.1).
-    let lost_state = given.contains_key(TRACESTATE) && accept::parent(given).is_none();
     head::edit(head, |parts| {
         if let Some(rewrite) = &routed.route.config.rewrite {
             rewrite_path(&mut parts.uri, rewrite)?;
@@ -49,8 +47,9 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
         said_by_proxies(headers, facts)?;
         headers.insert(&REQUEST_ID, facts.request_id.clone());
         headers.insert(&TRACEPARENT, facts.trace.header());
-        if lost_state {
-            headers.remove(TRACESTATE);
+        if headers.contains_key(&TRACESTATE) && accept::parent(given).is_none() {
+            // It belongs to a trace that was not taken over (W3C Trace Context, 3.3.1).
+            headers.remove(&TRACESTATE);
         }
         head::append(headers, &header::VIA, via);
         Ok(())

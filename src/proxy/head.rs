@@ -13,6 +13,7 @@ use pingora::{ErrorType, OrErr, Result};
 /// The header that carries the request's id, both ways.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 pub static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -45,10 +45,12 @@ pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     }
     cap(&mut peer.options.connection_timeout, left);
     cap(&mut peer.options.total_connection_timeout, left);
-    match ctx.facts()?.upgrade {
-        // Once it is a tunnel, one limit for all reads must not be the one for an answer.
-        true => peer.options.read_timeout = Some(upstream.pool.config().timeouts.idle),
-        false => cap(&mut peer.options.read_timeout, left),
+    match ctx.facts()? {
+        // Pingora has one limit for all reads, and a tunnel may be silent for long.
+        facts if facts.upgrade => {
+            peer.options.read_timeout = Some(facts.snapshot.limits.tunnel_timeout);
+        }
+        _ => cap(&mut peer.options.read_timeout, left),
     }
     ctx.attempt.current = Some(endpoint.begin());
     ctx.attempt.began = Some(now);

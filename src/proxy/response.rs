@@ -63,7 +63,7 @@ pub async fn to_client(
     shared: &Shared,
 ) -> Result<()> {
     if head.status.is_informational() {
-        tunnel(head, ctx);
+        tunnel(session, head, ctx);
         return Ok(());
     }
     if has_hook(ctx, Hook::Response) {
@@ -77,11 +77,13 @@ pub async fn to_client(
     finish_head(session, head, ctx, shared)
 }
 
-fn tunnel(head: &ResponseHeader, ctx: &Ctx) {
+/// From here on both sides may be silent; how long, the connection's own watch sees.
+fn tunnel(session: &mut Session, head: &ResponseHeader, ctx: &Ctx) {
     if head.status == StatusCode::SWITCHING_PROTOCOLS
         && let Some(live) = ctx.facts.as_ref().and_then(|facts| facts.conn.as_ref())
     {
         live.0.is_tunnel();
+        session.set_read_timeout(None);
     }
 }
 

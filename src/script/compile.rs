@@ -32,13 +32,13 @@ const LOAD_LIMITS: Limits = Limits {
     fibers: LIVE_FIBERS,
 };
 // Rhai's defaults differ between debug and release builds, so all are set.
-const CALL_LEVELS: usize = 32;
+pub(super) const CALL_LEVELS: usize = 32;
 const EXPRESSION_DEPTH: usize = 64;
 const FUNCTION_EXPRESSION_DEPTH: usize = 64;
-const STRING_BYTES: usize = 1 << 20;
-const ARRAY_LENGTH: usize = 10_000;
+pub(super) const STRING_BYTES: usize = 1 << 20;
+pub(super) const ARRAY_LENGTH: usize = 10_000;
 // Rhai counts what nested arrays and maps hold together.
-const MAP_LENGTH: usize = 10_000;
+pub(super) const MAP_LENGTH: usize = 10_000;
 const VARIABLES: usize = 1_000;
 const FUNCTIONS: usize = 1_000;
 const MODULES: usize = 64;

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use rhai::{EvalAltResult, Position};
 
 use super::api::show;
-use super::compile::Script;
+use super::compile::{self, Script};
 use super::diagnostic::{definition, source_line};
 use super::hooks::Hook;
-use super::meter::LimitHit;
+use super::meter::{LimitHit, LimitKind};
 
 /// Bytes of a thrown value in a message.
 const MESSAGE: usize = 4 << 10;
@@ -53,9 +53,16 @@ impl Fault {
         }
     }
 
+    pub(super) fn limit(script: &Script, hook: Hook, hit: LimitHit) -> Self {
+        Self::new(script, hook, Cause::Limit(hit), format!("the script met {hit}"))
+    }
+
     pub(super) fn from_error(script: &Script, hook: Hook, error: &EvalAltResult) -> Self {
         let (file, inner, mut position) = innermost(error);
-        let mut fault = Self::new(script, hook, Cause::Error, text_of(inner));
+        let mut fault = match limit_of(inner) {
+            Some(hit) => Self::limit(script, hook, hit),
+            None => Self::new(script, hook, Cause::Error, text_of(inner)),
+        };
         if let Some(file) = file {
             fault.file = file.into();
         }
@@ -70,6 +77,25 @@ impl Fault {
         fault.column = position.position().unwrap_or(0);
         fault
     }
+}
+
+/// The engine's own bounds, which no script can catch either.
+fn limit_of(error: &EvalAltResult) -> Option<LimitHit> {
+    Some(match error {
+        EvalAltResult::ErrorStackOverflow(_) => {
+            LimitHit::above(LimitKind::Calls, compile::CALL_LEVELS)
+        }
+        EvalAltResult::ErrorDataTooLarge(what, _) if what.contains("string") => {
+            LimitHit::above(LimitKind::String, compile::STRING_BYTES)
+        }
+        EvalAltResult::ErrorDataTooLarge(what, _) if what.contains("map") => {
+            LimitHit::above(LimitKind::Map, compile::MAP_LENGTH)
+        }
+        EvalAltResult::ErrorDataTooLarge(..) => {
+            LimitHit::above(LimitKind::Array, compile::ARRAY_LENGTH)
+        }
+        _ => return None,
+    })
 }
 
 /// The error proper, without the calls around it, its file, and the nearest known place.

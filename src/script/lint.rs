@@ -32,6 +32,7 @@ impl Lint<'_> {
         self.grants(ast, &mut found);
         self.members(ast, &mut found);
         self.results(ast, &mut found);
+        self.catches(ast, &mut found);
         found
     }
 
@@ -49,6 +50,7 @@ impl Lint<'_> {
         self.closures(ast, &mut found);
         self.constants(ast, &mut found);
         self.grants(ast, &mut found);
+        self.catches(ast, &mut found);
         found
     }
 

@@ -45,6 +45,14 @@ pub enum LimitKind {
     Memory,
     /// Bytes of the stack.
     Stack,
+    /// Calls inside of calls.
+    Calls,
+    /// Bytes of one string.
+    String,
+    /// Items of one array, or bytes of one blob.
+    Array,
+    /// Names of one map.
+    Map,
 }
 
 impl LimitKind {
@@ -55,6 +63,10 @@ impl LimitKind {
             Self::Wall => "wall",
             Self::Memory => "memory",
             Self::Stack => "stack",
+            Self::Calls => "calls",
+            Self::String => "string",
+            Self::Array => "array",
+            Self::Map => "map",
         }
     }
 
@@ -63,8 +75,15 @@ impl LimitKind {
             Self::Operations => "",
             Self::Cpu => "us",
             Self::Wall => "ms",
-            Self::Memory | Self::Stack => " bytes",
+            Self::Memory | Self::Stack | Self::String => " bytes",
+            Self::Calls => " deep",
+            Self::Array | Self::Map => " items",
         }
+    }
+
+    /// Whether the engine only tells that there was more than allowed.
+    fn is_uncounted(self) -> bool {
+        matches!(self, Self::Calls | Self::String | Self::Array | Self::Map)
     }
 }
 
@@ -72,13 +91,25 @@ impl LimitKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitHit {
     pub kind: LimitKind,
+    /// One more than allowed, where that is all that is known.
     pub used: u64,
     pub allowed: u64,
+}
+
+impl LimitHit {
+    /// For what the engine bounds by itself.
+    pub(super) fn above(kind: LimitKind, allowed: usize) -> Self {
+        let allowed = allowed as u64;
+        Self { kind, used: allowed.saturating_add(1), allowed }
+    }
 }
 
 impl fmt::Display for LimitHit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, unit) = (self.kind.name(), self.kind.unit());
+        if self.kind.is_uncounted() {
+            return write!(f, "the {name} limit: more than {}{unit}", self.allowed);
+        }
         write!(f, "the {name} limit: {}{unit} used, {}{unit} allowed", self.used, self.allowed)
     }
 }

@@ -151,15 +151,24 @@ async fn memory_bombs_end() {
     assert_eq!(limit(&bombed), LimitKind::Memory);
     assert!(bombed.figures.peak_memory > 256 << 10, "{:?}", bombed.figures);
     assert!(bombed.figures.peak_memory < 2 << 20, "{:?}", bombed.figures);
-    let run = run_request("let s = \"xxxxxxxxxx\"; loop { s += s; }").await;
-    fault(&run);
+    let bombs = [
+        ("let s = \"xxxxxxxxxx\"; loop { s += s; }", LimitKind::String),
+        ("let a = [1]; loop { a += a; }", LimitKind::Array),
+        ("let m = #{}; loop { m = #{ a: m, b: m }; }", LimitKind::Map),
+    ];
+    for (body, kind) in bombs {
+        let run = run_request(body).await;
+        assert_eq!(limit(&run), kind, "{body}");
+        assert!(fault(&run).message.contains("limit: more than"), "{}", fault(&run));
+    }
 }
 
 #[tokio::test]
 async fn recursion_ends() {
     let source = "fn f(n) { f(n + 1) } fn on_request(req) { f(0) }";
     let run = run_with(source, Exchange::for_test(), Arc::new(FakeHost::default())).await;
-    fault(&run);
+    assert_eq!(limit(&run), LimitKind::Calls);
+    assert_eq!(fault(&run).message, "the script met the calls limit: more than 32 deep");
 }
 
 #[tokio::test]

@@ -23,8 +23,12 @@ impl Files {
         }
         for upstream in &config.upstreams {
             let addresses: Vec<_> = upstream.endpoints.iter().map(|e| e.address).collect();
-            let ca = upstream.tls.as_ref().and_then(|tls| tls.ca.as_deref());
-            files.add("upstreams", &upstream.name, (addresses, ca.map(content)));
+            let tls = upstream.tls.as_ref();
+            let named = tls.map(|tls| {
+                let pair = tls.certificate.iter().flat_map(|pair| [&pair.cert, &pair.key]);
+                tls.ca.iter().chain(pair).map(|file| content(file)).collect::<Vec<_>>()
+            });
+            files.add("upstreams", &upstream.name, (addresses, named));
         }
         for filter in &config.filters {
             let secrets: Vec<_> = filter.secrets.values().map(|secret| secret.expose()).collect();

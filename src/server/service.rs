@@ -129,6 +129,8 @@ pub fn conn_limits(limits: &Limits) -> ConnLimits {
         head: limits.head_timeout,
         head_bytes: limits.head.value.0 as usize,
         keep_alive: limits.keep_alive,
+        stall: limits.stall_timeout,
+        tunnel: limits.tunnel_timeout,
         requests_per_connection: limits.requests_per_connection.value,
     }
 }

@@ -106,6 +106,9 @@ fn request_of(grant: &Fetch, url: &str, options: &Map) -> Outcome<FetchRequest> 
             }
             "headers" => {
                 let given = headers_of(value)?;
+                if given.contains_key(http::header::HOST) {
+                    return Err(invalid("the host of a fetch is the one in its URL"));
+                }
                 request.headers.extend(given);
             }
             "timeout" => request.timeout = grant.timeout.min(seconds(value)?),

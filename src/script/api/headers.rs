@@ -15,7 +15,8 @@ pub fn area(table: &mut Table) {
         .index_get(
             "headers[name]",
             "The first value or `()`; set to a string, number, bytes, array or `()`. A request's \
-             `host` is `req.host`.",
+             `host` is `req.host`. Framing (`content-length`, `transfer-encoding`, `connection`, `te`, \
+             `upgrade` and the like) cannot be set.",
             get,
         )
         .index_set(set)

@@ -81,8 +81,10 @@ impl Response {
 
     /// From `#{ status, headers, body }`.
     pub fn from_map(map: &Map) -> Outcome<Self> {
-        let status = map.get("status").and_then(|status| status.as_int().ok());
-        let status = status_of(status.unwrap_or(200))?;
+        let status = match map.get("status") {
+            Some(status) => status_of(status.as_int().unwrap_or(0))?,
+            None => StatusCode::OK,
+        };
         let mut draft = ResponseDraft::new(status, Bytes::new());
         for (name, value) in map {
             match name.as_str() {
@@ -152,20 +154,28 @@ pub fn header_value(name: &HeaderName, value: &Dynamic) -> Outcome<HeaderValue> 
     })
 }
 
+/// Headers about the message's framing and its connection.
+const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// The name, when a script may set it: framing is the proxy's own.
 pub fn settable_name(name: &str) -> Outcome<HeaderName> {
     let name = header_name(name)?;
-    let framing =
-        [http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING, http::header::CONNECTION];
-    if framing.contains(&name) {
-        return Err(fail_denied(&name));
+    if FRAMING.contains(&name.as_str()) {
+        let message =
+            format!("{name} is set by the proxy itself, from the body and the connection");
+        return Err(super::fail("denied", message));
     }
     Ok(name)
-}
-
-fn fail_denied(name: &HeaderName) -> super::Raised {
-    let message = format!("{name} is set by the proxy itself, from the body and the connection");
-    super::fail("denied", message)
 }
 
 /// Sets a header to a scalar, to each item of an array, or removes it for `()`.

@@ -92,12 +92,12 @@ mod tests {
                 // SAFETY: sizes are not zero; each block is freed once, with its last layout.
                 unsafe {
                     let block = allocator.alloc(layout);
-                    assert!(block.addr() % align == 0 && !block.is_null(), "{layout:?}");
+                    assert!(block.addr().is_multiple_of(align) && !block.is_null(), "{layout:?}");
                     let block = allocator.realloc(block, layout, grown.size());
-                    assert!(block.addr() % align == 0 && !block.is_null(), "{grown:?}");
+                    assert!(block.addr().is_multiple_of(align) && !block.is_null(), "{grown:?}");
                     allocator.dealloc(block, grown);
                     let block = allocator.alloc_zeroed(layout);
-                    assert!(block.addr() % align == 0 && *block == 0, "{layout:?}");
+                    assert!(block.addr().is_multiple_of(align) && *block == 0, "{layout:?}");
                     allocator.dealloc(block, layout);
                 }
             }

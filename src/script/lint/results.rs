@@ -1,12 +1,26 @@
-//! What a hook returns by its last statement: Rhai returns its value even with a semicolon.
+//! Values that come of last statements: of a hook, where Rhai returns one even with a semicolon,
+//! and of a `catch`, where it returns none.
 
-use rhai::{AST, ASTNode, Expr, Position, Stmt};
+use rhai::{AST, ASTNode, Expr, FnCallExpr, Position, Stmt};
 
 use super::{Lint, functions};
 use crate::script::diagnostic::Diagnostic;
 use crate::script::hooks::Hook;
 
 impl Lint<'_> {
+    pub(super) fn catches(&self, ast: &AST, found: &mut Vec<Diagnostic>) {
+        ast.walk(&mut |path: &[ASTNode]| {
+            if let Some(ASTNode::Stmt(Stmt::TryCatch(flow, _))) = path.last()
+                && let Some(last) = flow.branch.statements().last().filter(|last| is_value(last))
+            {
+                let message = "a catch has no value: this one is lost".to_owned();
+                let hint = "write return before it, or keep it in a variable".to_owned();
+                found.push(self.problem(last.position(), message).with_hint(Some(hint)));
+            }
+            true
+        });
+    }
+
     /// A fetch for its effect, last in a hook, would answer the client with what it got.
     pub(super) fn results(&self, ast: &AST, found: &mut Vec<Diagnostic>) {
         for (name, _, body) in functions(ast) {
@@ -40,9 +54,31 @@ fn fetched(statement: &Stmt) -> Option<Position> {
             _ => None,
         },
         Stmt::Block(block) => last(block.statements()),
-        Stmt::If(flow, _) | Stmt::TryCatch(flow, _) => {
+        Stmt::If(flow, _) => {
             last(flow.body.statements()).or_else(|| last(flow.branch.statements()))
         }
+        Stmt::TryCatch(flow, _) => last(flow.body.statements()),
         _ => None,
+    }
+}
+
+/// Whether a statement does nothing but have a value.
+fn is_value(statement: &Stmt) -> bool {
+    let makes = |call: &FnCallExpr| {
+        let of_response = call.namespace.path.first().is_some_and(|part| part.name == "Response");
+        call.op_token.is_some() || call.name == "response" || of_response
+    };
+    match statement {
+        Stmt::FnCall(call, _) => makes(call),
+        Stmt::Expr(expr) => match &**expr {
+            Expr::FnCall(call, _) => makes(call),
+            Expr::Unit(_) => false,
+            Expr::Variable(..) | Expr::Array(..) | Expr::Map(..) | Expr::InterpolatedString(..) => {
+                true
+            }
+            Expr::Dot(chain, ..) => matches!(chain.rhs, Expr::Property(..)),
+            other => other.is_constant(),
+        },
+        _ => false,
     }
 }
