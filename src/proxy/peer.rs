@@ -121,15 +121,16 @@ pub fn exchange_failed(
     reused: bool,
 ) -> Box<Error> {
     let mut error = error.more_context(format!("peer {peer}"));
+    let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
     let unanswered = session.response_written().is_none();
-    if *error.etype() == ErrorType::ReadTimedout && unanswered && !session.as_mut().is_body_done() {
+    let waited = from_upstream && *error.etype() == ErrorType::ReadTimedout;
+    if waited && unanswered && !session.as_mut().is_body_done() {
         // The origin waited for the rest of the request, as we did.
         end_attempt(ctx, false);
         ctx.outcome.failure = Some(Failure::ClientTimeout(error.to_string()));
         error.set_retry(false);
         return error;
     }
-    let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
     if let (Some(upstream), true) = (upstream(ctx), from_upstream) {
         upstream.metrics.failure(Failure::of(&error).row().label);
     }
