@@ -25,6 +25,8 @@ use crate::tls::{TlsInfo, TlsTable};
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How long an accept queue must stay empty to count as served.
 const QUEUE_EMPTY: Duration = Duration::from_millis(5);
+/// How long connections are taken on from a queue that does not get empty, as new ones come.
+const QUEUE_SERVED: Duration = Duration::from_millis(100);
 /// What a client reads that a cap turned away, on plaintext.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
     Connection: close\r\nRetry-After: 1\r\n\r\n";
@@ -58,7 +60,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
             };
             self.take(accepted).await;
         }
-        while let Ok(accepted) = tokio::time::timeout(QUEUE_EMPTY, self.socket.accept()).await {
+        let until = Instant::now() + QUEUE_SERVED;
+        while Instant::now() < until
+            && let Ok(accepted) = tokio::time::timeout(QUEUE_EMPTY, self.socket.accept()).await
+        {
             self.take(accepted).await;
         }
     }
