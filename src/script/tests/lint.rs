@@ -196,13 +196,25 @@ async fn a_fetch_for_its_effect_is_no_answer_by_accident() {
 fn what_a_catch_would_lose_is_found() {
     let lost = "a catch has no value";
     for value in ["e.kind", "false", "e", "`no ${e}`", "[e]", "#{ a: 1 }"] {
-        let source = format!("fn f() {{ true }}\nfn on_request(req) {{ try {{ f() }} catch (e) {{ {value} }} }}");
+        let source = format!(
+            "fn f() {{ true }}\nfn on_request(req) {{ try {{ f() }} catch (e) {{ {value} }} }}"
+        );
         refused(&source, lost, (2, 46));
     }
-    refused("fn on_request(req) {\n  try { f() } catch { response(503) }\n} fn f() { }", lost, (2, 23));
-    refused("fn on_request(req) {\n  try { f() } catch { Response::text(\"a\") }\n} fn f() { }", lost, (2, 33));
+    refused(
+        "fn on_request(req) {\n  try { f() } catch { response(503) }\n} fn f() { }",
+        lost,
+        (2, 23),
+    );
+    refused(
+        "fn on_request(req) {\n  try { f() } catch { Response::text(\"a\") }\n} fn f() { }",
+        lost,
+        (2, 33),
+    );
     for fine in ["return false", "req.path = \"/\";", "f()", "()", "log::info(e)", "throw e", ""] {
-        script(&format!("fn f() {{ }} fn on_request(req) {{ try {{ f() }} catch (e) {{ {fine} }} }}"));
+        script(&format!(
+            "fn f() {{ }} fn on_request(req) {{ try {{ f() }} catch (e) {{ {fine} }} }}"
+        ));
     }
 }
 
