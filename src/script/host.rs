@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -17,6 +17,16 @@ pub trait Host: Send + Sync {
     -> BoxFuture<'static, Result<FetchResponse, FetchError>>;
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]);
+
+    /// The time of day; a test's stands still.
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// Random bytes, of the operating system; a test's follow from a seed.
+    fn random(&self, bytes: &mut [u8]) -> Result<(), String> {
+        getrandom::fill(bytes).map_err(|error| error.to_string())
+    }
 }
 
 #[derive(Debug, Clone)]

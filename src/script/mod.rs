@@ -4,6 +4,7 @@
 
 mod api;
 mod compile;
+mod coverage;
 mod diagnostic;
 mod exchange;
 mod fault;
@@ -20,6 +21,7 @@ mod tests;
 
 pub use api::reference;
 pub use compile::{Script, compile};
+pub use coverage::{Coverage, Covered};
 pub use diagnostic::Diagnostic;
 pub use exchange::{
     CertInfo, Client, Ctx, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,

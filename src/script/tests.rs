@@ -1,6 +1,7 @@
 //! Tests of the runtime as its callers see it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use super::*;
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 
 mod api;
+mod coverage;
 mod hostile;
 mod lint;
 

@@ -27,7 +27,8 @@ pub enum Stop {
 pub struct Gauge {
     pub yielder: Cell<*const Yielder<Resume, Suspend>>,
     limits: Limits,
-    started: Instant,
+    /// By tokio's clock, which moves in leaps under `selvedge test`.
+    started: tokio::time::Instant,
     operations: Cell<u64>,
     cpu: Cell<Duration>,
     slice_start: Cell<Instant>,
@@ -45,7 +46,7 @@ impl Gauge {
         Self {
             yielder: Cell::new(std::ptr::null()),
             limits,
-            started: now,
+            started: tokio::time::Instant::now(),
             operations: Cell::new(0),
             cpu: Cell::new(Duration::ZERO),
             slice_start: Cell::new(now),
@@ -185,6 +186,11 @@ pub fn charge(bytes: usize) {
     if operations > 0 {
         registers::set_fuel(registers::fuel().saturating_sub(operations));
     }
+}
+
+/// The reverse of [`charge`], for what is counted and is not the script's own work.
+pub fn refund(operations: i32) {
+    registers::set_fuel(registers::fuel().saturating_add(operations));
 }
 
 #[inline(never)]
