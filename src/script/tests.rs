@@ -368,6 +368,8 @@ fn what_is_wrong_is_found_at_load_with_its_place() {
         assert!(shown.contains(hint), "{source}: {shown}");
     }
     problem("fn on_request(req) { eval(\"1\") }");
+    problem("fn f(x) { x } fn on_request(req) { Fn(\"f\").curry(1).call() }");
+    problem("fn on_request(req) { import \"/etc/hostname\" as h; h::x() }");
     problem("let x = 1; loop { x += 1; } fn on_request(req) { }");
     problem("import \"/etc/passwd\" as p; fn on_request(req) { }");
     problem("const R = fetch(\"http://api/\"); fn on_request(req) { }");

@@ -1,6 +1,7 @@
 //! The meter of one fiber: looked at from inside, by the script engine's progress callback.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use corosensei::Yielder;
@@ -12,8 +13,34 @@ use crate::script::meter::{LimitHit, LimitKind, Limits, RunFigures};
 const CHECK_EVERY: i32 = 32;
 /// Bytes that a native works through in the time of about one operation.
 const BYTES_PER_OPERATION: usize = 64;
-/// How long a script runs before it lets its neighbours run.
+/// How long scripts run before they let their neighbours run: all that compute share it, since
+/// who waits for one of them waits for the others in its queue as well.
 const SLICE: Duration = Duration::from_micros(500);
+/// A slice is at least this part of [`SLICE`]: below it, switching would cost more than a percent.
+const MOST_PARTS: u32 = 10;
+
+/// Fibers that used up a slice and have not waited since.
+static COMPUTING: AtomicU32 = AtomicU32::new(0);
+
+/// One that counts as computing, for as long as it lives.
+pub struct Computing(());
+
+impl Computing {
+    pub fn begin() -> Self {
+        COMPUTING.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        COMPUTING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn slice() -> Duration {
+    SLICE / COMPUTING.load(Ordering::Relaxed).clamp(1, MOST_PARTS)
+}
 
 /// Why a script has to end. Once set, every further operation and host call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +165,7 @@ impl Gauge {
         }
         // Full, so that what is counted at a switch is what was burnt since.
         registers::set_fuel(CHECK_EVERY);
-        if self.stop.get().is_none() && ran >= SLICE {
+        if self.stop.get().is_none() && ran >= slice() {
             super::suspend(self, Suspend::Slice);
         }
         let go_on = self.stop.get().is_none();
