@@ -151,21 +151,25 @@ impl Gauge {
         }
     }
 
-    /// The slow path of the progress callback: limits, then the slice. True: go on.
-    fn look(&self, stack_pointer: usize) -> bool {
+    /// Looks at all limits; false when one is met. A script that waits often burns too little
+    /// between two waits to come here by itself, so each wait does.
+    pub fn check(&self, stack_pointer: usize) -> bool {
         if self.stop.get().is_none() {
             self.count_operations(registers::fuel());
-        }
-        if stack::is_deep(self.stack_top, stack_pointer) {
-            self.deep.set(true);
-        }
-        let ran = self.slice_start.get().elapsed();
-        if self.stop.get().is_none() {
+            let ran = self.slice_start.get().elapsed();
             self.stop.set(self.limit_hit(ran, stack_pointer).map(Stop::Limit));
         }
         // Full, so that what is counted at a switch is what was burnt since.
         registers::set_fuel(CHECK_EVERY);
-        if self.stop.get().is_none() && ran >= slice() {
+        self.stop.get().is_none()
+    }
+
+    /// The slow path of the progress callback: limits, then the slice. True: go on.
+    fn look(&self, stack_pointer: usize) -> bool {
+        if stack::is_deep(self.stack_top, stack_pointer) {
+            self.deep.set(true);
+        }
+        if self.check(stack_pointer) && self.slice_start.get().elapsed() >= slice() {
             super::suspend(self, Suspend::Slice);
         }
         let go_on = self.stop.get().is_none();

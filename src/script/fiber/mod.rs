@@ -228,7 +228,8 @@ pub fn wait<T: Send + 'static>(
     }
     // SAFETY: set only while this fiber runs on this thread; the fiber owns the box.
     let gauge = unsafe { &*gauge };
-    if gauge.stopped().is_some() {
+    let marker = 0u8;
+    if !gauge.check(std::ptr::addr_of!(marker) as usize) {
         return Err(CannotWait::Stopped);
     }
     let boxed = Box::pin(async move { Box::new(future.await) as Box<dyn Any + Send> });

@@ -163,7 +163,6 @@ const SCRIPTS: &[(&str, &str, &str)] = &[
         "let a = [1]; let f = || a; let same = a == a && f.call() == a; let b = a; b == a",
     ),
     ("a sleep into the past", "", "sleep(-1.0)"),
-    ("short sleeps without end", "", "loop { sleep(0.0); }"),
     (
         "large locals in each frame, and a loop at the bottom",
         r#"fn f(d) { let s = ""; s.pad(1000000, "y"); s += d; if d < 30 { f(d + 1) } else { loop { } } }"#,
