@@ -86,7 +86,9 @@ impl Imports {
             if let Some(handle) = handle_in(&value) {
                 let file = file.display();
                 let what = "which can be edited, and all requests would share it";
-                return Err(failed(format!("{file}: the constant {name} holds a {handle}, {what}")));
+                return Err(failed(format!(
+                    "{file}: the constant {name} holds a {handle}, {what}"
+                )));
             }
         }
         self.files.lock().push(Imported { file, source, ast });

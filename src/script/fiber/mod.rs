@@ -86,14 +86,7 @@ impl<R: Send + 'static> Fiber<R> {
             catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
         };
         let coroutine = Some(Coroutine::with_stack(stack, body));
-        Ok(Self {
-            coroutine,
-            waiting: None,
-            slice: None,
-            deadline: None,
-            computing: None,
-            gauge,
-        })
+        Ok(Self { coroutine, waiting: None, slice: None, deadline: None, computing: None, gauge })
     }
 
     fn resume(&mut self, resume: Resume) -> Option<CoroutineResult<Suspend, Result<R, String>>> {

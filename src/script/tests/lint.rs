@@ -63,7 +63,9 @@ fn constants_cannot_be_changed() {
         refused(&source, "is a constant", (2, 22));
     }
     refused("fn on_request(req) {\n  config.greeting = 1;\n}", "config is a constant", (2, 3));
-    script("const N = [1]; fn on_request(req) { let n = 0; let l = []; N.for_each(|| { n += 1; l.push(n) }); }");
+    script(
+        "const N = [1]; fn on_request(req) { let n = 0; let l = []; N.for_each(|| { n += 1; l.push(n) }); }",
+    );
 }
 
 #[test]
@@ -105,7 +107,8 @@ fn imported_files_are_checked_too() {
         assert!(shown.contains(expected), "{lib}: {shown}");
     }
     std::fs::write(folder.path().join("deep.rhai"), "fn h(x) { x }").unwrap();
-    let fine = "import \"deep\" as deep; const K = 2; fn g(x) { deep::h(x) * global::K } fn f(x) { g(x) }";
+    let fine =
+        "import \"deep\" as deep; const K = 2; fn g(x) { deep::h(x) * global::K } fn f(x) { g(x) }";
     check(fine).unwrap_or_else(|problems| panic!("{}", problems[0]));
 }
 
@@ -193,13 +196,25 @@ async fn a_fetch_for_its_effect_is_no_answer_by_accident() {
 fn what_a_catch_would_lose_is_found() {
     let lost = "a catch has no value";
     for value in ["e.kind", "false", "e", "`no ${e}`", "[e]", "#{ a: 1 }"] {
-        let source = format!("fn f() {{ true }}\nfn on_request(req) {{ try {{ f() }} catch (e) {{ {value} }} }}");
+        let source = format!(
+            "fn f() {{ true }}\nfn on_request(req) {{ try {{ f() }} catch (e) {{ {value} }} }}"
+        );
         refused(&source, lost, (2, 46));
     }
-    refused("fn on_request(req) {\n  try { f() } catch { response(503) }\n} fn f() { }", lost, (2, 23));
-    refused("fn on_request(req) {\n  try { f() } catch { Response::text(\"a\") }\n} fn f() { }", lost, (2, 33));
+    refused(
+        "fn on_request(req) {\n  try { f() } catch { response(503) }\n} fn f() { }",
+        lost,
+        (2, 23),
+    );
+    refused(
+        "fn on_request(req) {\n  try { f() } catch { Response::text(\"a\") }\n} fn f() { }",
+        lost,
+        (2, 33),
+    );
     for fine in ["return false", "req.path = \"/\";", "f()", "()", "log::info(e)", "throw e", ""] {
-        script(&format!("fn f() {{ }} fn on_request(req) {{ try {{ f() }} catch (e) {{ {fine} }} }}"));
+        script(&format!(
+            "fn f() {{ }} fn on_request(req) {{ try {{ f() }} catch (e) {{ {fine} }} }}"
+        ));
     }
 }
 
