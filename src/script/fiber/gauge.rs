@@ -143,7 +143,9 @@ impl Gauge {
     }
 
     pub fn wall_hit(&self) -> LimitHit {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let ms = |time: Duration| {
+            u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+        };
         LimitHit {
             kind: LimitKind::Wall,
             used: ms(self.started.elapsed()),
