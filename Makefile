@@ -1,6 +1,6 @@
 # `make run` shows it, `make test` tests it; both install what they need on a fresh Debian.
 
-.PHONY: run test check setup setup-test docs bench clean
+.PHONY: run test check setup setup-test docs bench
 
 run: setup
 	cargo run --release -- demo

@@ -1,6 +1,8 @@
 //! Selvedge: a programmable reverse proxy. The modules, in reading order.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+// `cli::print` writes, as these panic when the reader has gone.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 /// Health, reload, state and metrics, for operators.
 pub mod admin;

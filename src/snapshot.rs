@@ -4,18 +4,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
 use crate::config::{Config, filters};
-use crate::listen::{ConnCounters, Cut, Rejection};
+use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Router};
 use crate::script::{Diagnostic, Hook, Script, compile};
 use crate::telemetry::access_log::AccessLog;
@@ -149,7 +150,8 @@ fn build_filters(
             })),
             Err(diagnostics) => {
                 for diagnostic in diagnostics {
-                    problems.push(script_problem(diagnostic, filter, *at));
+                    let file = problems.file().to_owned();
+                    problems.push(script_problem(diagnostic, filter, *at, &file));
                 }
             }
         }
@@ -157,20 +159,35 @@ fn build_filters(
     built
 }
 
-fn script_problem(diagnostic: Diagnostic, filter: &filters::Filter, at: Pos) -> Problem {
-    let shown = match diagnostic.source_line.trim() {
-        "" => String::new(),
-        line => format!("\n    {line}\n   "),
-    };
+/// A problem in a script stands there, one with the whole script where it is configured.
+fn script_problem(
+    diagnostic: Diagnostic,
+    filter: &filters::Filter,
+    at: Pos,
+    file: &Path,
+) -> Problem {
+    let message = diagnostic.message.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let path = format!("filters.{}", filter.name);
+    let hint = diagnostic.hint;
+    if diagnostic.line == 0 {
+        let message = format!("{}: {message}", diagnostic.file.display());
+        let (file, Pos { line, column }) = (file.to_owned(), at);
+        return Problem { file, line, column, path, message, hint, source: None };
+    }
+    let source: String = diagnostic.source_line.trim().chars().take(SHOWN_OF_LINE).collect();
     Problem {
         file: diagnostic.file,
-        line: if diagnostic.line == 0 { at.line } else { diagnostic.line },
-        column: if diagnostic.line == 0 { at.column } else { diagnostic.column },
-        path: format!("filters.{}", filter.name),
-        message: format!("{}{shown}", diagnostic.message),
-        hint: diagnostic.hint,
+        line: diagnostic.line,
+        column: diagnostic.column,
+        path,
+        message,
+        hint,
+        source: (!source.is_empty()).then_some(source),
     }
 }
+
+/// Characters of a script's line that go with a problem.
+const SHOWN_OF_LINE: usize = 160;
 
 fn build_router(config: &Config, problems: &mut Problems) -> Option<Router> {
     Router::build(&config.routes)
@@ -202,7 +219,7 @@ pub struct Shared {
     /// The series of requests that no route took.
     pub no_route: Arc<RouteMetrics>,
     /// What the listeners count; filled when they exist.
-    pub connections: OnceLock<Arc<ConnCounters>>,
+    pub connections: OnceCell<Arc<ConnCounters>>,
     /// The checks of the snapshot that serves.
     pub health: Mutex<Vec<HealthTask>>,
 }
@@ -215,7 +232,7 @@ impl Shared {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             no_route: metrics.route(NO_ROUTE),
-            connections: OnceLock::new(),
+            connections: OnceCell::new(),
             metrics,
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
@@ -261,7 +278,7 @@ fn figures(counters: &ConnCounters) -> ConnectionFigures {
     ConnectionFigures {
         open: counters.open.load(Relaxed),
         accepted: counters.accepted.load(Relaxed),
-        malformed: counters.malformed.load(Relaxed),
+        refused: Refusal::ALL.iter().map(|why| (why.label(), counters.refused(*why))).collect(),
         rejected: Rejection::ALL.iter().map(|why| (why.label(), counters.rejected(*why))).collect(),
         cut: Cut::ALL.iter().map(|why| (why.label(), counters.cut(*why))).collect(),
     }

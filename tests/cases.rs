@@ -1,5 +1,7 @@
 //! Runs every `tests/cases/**/*.yaml` against the built binary: a new behaviour is a new file.
 
+#![allow(clippy::disallowed_methods)] // tests have threads of their own, and no load to bound
+
 mod support;
 
 use std::path::{Path, PathBuf};

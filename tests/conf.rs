@@ -1,9 +1,14 @@
 //! Every shipped configuration is valid, and no change of a key or a closed value goes unnoticed.
 
+#![allow(clippy::disallowed_methods, reason = "tests have threads of their own")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_yaml::{Mapping, Value};
+
+mod peers;
+mod support;
 
 fn check(file: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
@@ -121,4 +126,100 @@ fn any_mutated_key_or_closed_value_is_a_problem() {
         }
     }
     assert!(count > 150, "only {count} mutations");
+}
+
+/// The configurations of case files that are not about problems, by the file's name.
+fn of_cases(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).expect("tests/cases") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            of_cases(&path, found);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("UTF-8");
+        let case: Value = serde_yaml::from_str(&text).expect("YAML");
+        if case.get("problems").is_none() {
+            let config = case["config"].as_str().expect("a configuration");
+            found.push((path.display().to_string(), filled(config)));
+        }
+    }
+}
+
+/// With an address for each `{{origin}}`, and a listener.
+fn filled(config: &str) -> String {
+    let mut text = String::new();
+    let mut rest = config;
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (_, after) = after.split_once("}}").expect("}}");
+        text.push_str(before);
+        text.push_str("127.0.0.1:1");
+        rest = after;
+    }
+    text.push_str(rest);
+    if !text.contains("listeners:") {
+        text.push_str("\nlisteners: { public: { address: \":8080\" } }\n");
+    }
+    text
+}
+
+/// What the reader takes although it looks odd as JSON.
+const ODD: &str = "
+listeners:
+  public:
+    address: \"${LISTEN:-:8443}\"
+    tls: { certificates: [{ cert: 1.pem, key: 2 }], min_version: 1.2, http2: \"${H2:-true}\" }
+upstreams:
+  shop:
+    endpoints: [{ address: \"127.0.0.1:1\", weight: \"2\" }]
+    balance: \"${BALANCE:-random}\"
+    retries: \"${RETRIES:-1}\"
+routes:
+  - { name: 1, match: { query: { q: { equals: 7 }, on: { equals: true } } }, upstream: shop, max_body: 0 }
+";
+
+fn schema_errors(documents: Vec<(String, String)>) -> String {
+    let parsed = documents.into_iter().map(|(name, text)| {
+        let value: serde_json::Value =
+            serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
+        (name, value)
+    });
+    let documents: serde_json::Map<_, _> = parsed.collect();
+    let schema = selvedge::config::reference::json_schema();
+    let given = serde_json::json!({ "schema": schema, "documents": documents }).to_string();
+    let python = peers::tool("venv/bin/python");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/validate.py");
+    let script = script.display().to_string();
+    let ran = peers::run_with(&python, &[&script], given.as_bytes());
+    assert_eq!(ran.code, 0, "{}", ran.all());
+    ran.out
+}
+
+#[test]
+fn the_schema_takes_what_the_reader_takes() {
+    let mut documents = vec![("odd".to_owned(), ODD.to_owned())];
+    for file in shipped() {
+        let text = std::fs::read_to_string(&file).expect("readable");
+        documents.push((file.display().to_string(), text));
+    }
+    of_cases(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases"), &mut documents);
+    assert!(documents.len() > 12, "only {} configurations", documents.len());
+    assert_eq!(schema_errors(documents), "");
+    let odd = selvedge::config::parse(ODD, Path::new("odd.yaml"));
+    assert!(odd.is_ok(), "the reader takes it: {odd:?}");
+}
+
+#[test]
+fn the_schema_refuses_wrong_keys_and_values() {
+    let good =
+        "listeners: { a: { address: \":1\" } }\nroutes: [{ name: x, match: {}, respond: {} }]\n";
+    let bad = [
+        ("key", format!("{good}limit: {{}}\n")),
+        ("type", format!("{good}access_log: json\n")),
+        ("choice", format!("{good}access_log: {{ format: xml }}\n")),
+        ("missing", "routes: []\n".to_owned()),
+        ("number", format!("{good}limits: {{ connections: 1.5 }}\n")),
+    ];
+    let count = bad.len();
+    let errors = schema_errors(bad.map(|(name, text)| (name.to_owned(), text)).into());
+    assert_eq!(errors.lines().count(), count, "{errors}");
 }

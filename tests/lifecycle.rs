@@ -1,7 +1,6 @@
 //! The life of the built binary: start, reload, health, drain, logs; and filters that wait or loop
 //! while others are served.
 
-#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "tests have threads of their own")]
 
 mod peers;
@@ -149,6 +148,7 @@ fn listeners_come_and_go_without_touching_the_others() {
     let second = free_port();
     let two = format!("{{ second: {{ address: \"{second}\" }}, public:");
     site.reloaded(format!("{}{}", PLAIN.replace("{ public:", &two), fixed("hi")));
+    site.logged(&format!("listening: second on {second}"));
     assert_eq!(get(second, "/").text(), "hi", "the new listener");
     let mut on_second = Client::connect(second).expect("connects");
     on_second.send(request("/").as_bytes()).expect("sends");
@@ -156,12 +156,53 @@ fn listeners_come_and_go_without_touching_the_others() {
     load.more(20);
 
     site.reloaded(format!("{PLAIN}{}", fixed("hi")));
+    site.logged(&format!("closed: second on {second}"));
     until("the removed listener refuses", || TcpStream::connect(second).is_err());
     assert!(on_second.closed(), "its idle connection closes");
     load.more(20);
     assert_eq!(load.stop(), Vec::<String>::new(), "requests to the listener that stays");
     kept.send(request("/").as_bytes()).expect("the connection is still open");
     assert_eq!(kept.receive(false).expect("a response").status, 200, "kept");
+}
+
+#[test]
+fn a_reload_changes_what_new_connections_of_a_listener_may() {
+    let page = |name: &str, more: &str, limits: &str| {
+        format!(
+            "listeners: {{ {name}: {{ address: \"127.0.0.1:0\" {more} }} }}\n\
+             admin: {{ address: \"127.0.0.1:0\" }}\nlimits: {{ {limits} }}\n{}",
+            fixed("hi")
+        )
+    };
+    let site = Site::start(page("public", "", ""));
+    let public = site.address("public");
+    let answers = |bytes: &str| exchange(public, bytes.as_bytes()).map(|answer| answer.status);
+    let plain = request("/");
+    let h2 = || curl(&["--http2-prior-knowledge", &site.url("/")]).code;
+    assert_eq!((answers(&plain), h2()), (Ok(200), 0), "before");
+
+    site.reloaded(page("public", ", proxy_protocol: [127.0.0.0/8]", ""));
+    assert!(answers(&plain).is_err(), "without the PROXY header that is now wanted");
+    assert_eq!(answers(&format!("PROXY TCP4 192.0.2.1 127.0.0.1 1 80\r\n{plain}")), Ok(200));
+    site.reloaded(page("public", ", h2c: false", ""));
+    assert_eq!(answers(&plain), Ok(200), "no PROXY header again");
+    assert_ne!(h2(), 0, "HTTP/2 is off");
+    site.reloaded(page("public", "", "headers: 1, head: 1KiB"));
+    assert_eq!(h2(), 0, "HTTP/2 is on");
+    let two = plain.replace("\r\n\r\n", "\r\nA: b\r\n\r\n");
+    assert_eq!(answers(&two), Ok(431), "headers");
+    assert_eq!(answers(&format!("GET /{} HTTP/1.1\r\n", "x".repeat(1100))), Ok(431), "head");
+    let mut client = Client::connect(public).expect("connects");
+    site.reloaded(page("public", "", "requests_per_connection: 1, head_timeout: 1s"));
+    client.send(b"GET / HTTP/1.1\r\n").expect("sends");
+    assert_eq!(client.receive(false).expect("told so").status, 408, "open connections, too");
+    let mut client = Client::connect(public).expect("connects");
+    client.send(plain.as_bytes()).expect("sends");
+    let answer = client.receive(false).expect("a response");
+    assert_eq!(answer.values("connection"), ["close"], "requests_per_connection");
+    site.reloaded(page("public", "", "connections: 1"));
+    let _one = Client::connect(public).expect("connects");
+    until("a second one is turned away", || answers(&plain) == Ok(503));
 }
 
 fn endpoint_of(state: &serde_json::Value, upstream: usize, endpoint: usize) -> &serde_json::Value {
@@ -314,20 +355,55 @@ fn the_drain_timeout_cuts_what_hangs() {
     assert!(began.elapsed() >= MS(450), "before the timeout: {:?}", began.elapsed());
     assert!(client.receive(false).is_err(), "cut");
     assert!(site.proxy.log().contains("1 connections cut"), "{}", site.proxy.log());
+    let line = "\"status\":0,\"bytes_in\":0,\"bytes_out\":0,";
+    let logged = site.proxy.log();
+    let logged = logged.lines().find(|text| text.contains(line)).unwrap_or_default();
+    assert!(logged.contains("\"error\":\"drain\""), "{logged}\n{}", site.proxy.log());
 }
 
 #[test]
-fn a_second_int_ends_a_drain() {
-    let hanging = origin("[{ delay_ms: 30000 }]");
-    let mut site = Site::start(format!("{PLAIN}{}", all_to(hanging.address)));
-    let mut client = site.connect();
-    client.send(request("/").as_bytes()).expect("sends");
-    until("the origin has it", || !hanging.take().is_empty());
-    site.proxy.signal("INT");
-    site.logged("draining: 1 requests");
-    site.proxy.signal("INT");
-    let code = site.proxy.wait(MS(1000)).expect("ends");
-    assert_eq!(code, 0, "{}", site.proxy.log());
+fn a_second_signal_ends_a_drain() {
+    for (first, second) in [("INT", "INT"), ("TERM", "INT"), ("TERM", "TERM")] {
+        let hanging = origin("[{ delay_ms: 30000 }]");
+        let mut site = Site::start(format!("{PLAIN}{}", all_to(hanging.address)));
+        let mut client = site.connect();
+        client.send(request("/").as_bytes()).expect("sends");
+        until("the origin has it", || !hanging.take().is_empty());
+        site.proxy.signal(first);
+        site.logged("draining: 1 requests");
+        site.proxy.signal(second);
+        let code = site.proxy.wait(MS(1000)).expect("ends");
+        assert_eq!(code, 0, "{first}, {second}: {}", site.proxy.log());
+    }
+}
+
+#[test]
+fn a_drain_can_wait_until_it_was_seen() {
+    let delayed =
+        |delay: &str| format!("{PLAIN}limits: {{ drain_delay: {delay} }}\n{}", fixed("hi"));
+    let mut site = Site::start(delayed("1s"));
+    let (public, admin) = (site.address("public"), site.address("admin"));
+    let load = Load::start(public, 2, is_200);
+    load.more(20);
+    let began = Instant::now();
+    site.proxy.signal("TERM");
+    until("it is not ready", || get(admin, "/readyz").status == 503);
+    let seen = began.elapsed();
+    assert!(seen < MS(500), "readiness is lost at once, not after {seen:?}");
+    load.more(20);
+    let served = get(public, "/");
+    assert_eq!(served.text(), "hi", "new connections are served");
+    assert_eq!(served.values("connection"), ["close"], "but not for long");
+    assert_eq!(load.stop(), Vec::<String>::new(), "failed requests");
+    assert_eq!(site.proxy.wait(MS(3000)), Ok(0), "{}", site.proxy.log());
+    let took = began.elapsed();
+    assert!(took > MS(950) && took < MS(2000), "after {took:?}");
+
+    let mut site = Site::start(delayed("30s"));
+    site.proxy.signal("TERM");
+    site.logged("the listeners close in 30s");
+    site.proxy.signal("TERM");
+    assert_eq!(site.proxy.wait(MS(1000)), Ok(0), "a second signal\n{}", site.proxy.log());
 }
 
 #[test]
@@ -492,11 +568,11 @@ fn a_client_that_leaves_ends_its_filter() {
     let scripts = [
         (
             "fetch",
-            "fn on_request(req) { fetch(\"http://api/slow\"); fetch(\"http://api/after\"); }",
+            "fn on_request(req) { fetch(\"http://api/slow\"); fetch(\"http://api/after\"); () }",
         ),
         (
             "sleep",
-            "fn on_request(req) { fetch(\"http://api/first\"); sleep(1.5); fetch(\"http://api/after\"); }",
+            "fn on_request(req) { fetch(\"http://api/first\"); sleep(1.5); fetch(\"http://api/after\"); () }",
         ),
     ];
     let mut wrong = Vec::new();
@@ -631,7 +707,7 @@ fn an_access_log_changes_by_reload() {
     site.get("/common");
     until("a second line", || lines(&site.folder, "access.log").len() == 2);
     assert!(lines(&site.folder, "access.log")[1].starts_with("127.0.0.1 - - ["));
-    site.reloaded(config.replace("format: json", "format: \"off\""));
+    site.reloaded(format!("{PLAIN}access_log: {{ format: \"off\" }}\n{}", fixed("hi")));
     site.get("/off");
     assert_eq!(lines(&site.folder, "access.log").len(), 2, "off");
 }

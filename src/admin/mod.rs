@@ -1,14 +1,16 @@
 //! For operators: health, readiness, reload and state on one address, metrics on another.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
+use pingora::http::RequestHeader;
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
 use serde_json::{Value, json};
 
+use crate::config::pattern::canonical_host;
 use crate::config::problem::Problem;
 use crate::config::routes::Action;
 use crate::listen::conn_of;
@@ -41,14 +43,17 @@ impl ServeHttp for Operators {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let conn = conn_of(session).cloned();
         if let Some(conn) = &conn {
-            conn.request_begins();
+            conn.request_begins(session.req_header());
         }
         let head = session.req_header();
-        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
-        let response = match self.face {
-            Face::Admin => self.admin(&method, &path),
-            Face::Metrics => self.metrics(&method, &path),
+        let local = conn.as_ref().is_some_and(|conn| conn.peer.ip().is_loopback());
+        let mut response = match self.face {
+            Face::Admin => refused(head, local).unwrap_or_else(|| self.admin(head)),
+            Face::Metrics => self.metrics(head),
         };
+        if head.method == Method::HEAD {
+            response.body_mut().clear();
+        }
         if let Some(conn) = &conn {
             conn.request_ends();
         }
@@ -57,23 +62,24 @@ impl ServeHttp for Operators {
 }
 
 impl Operators {
-    fn admin(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
-        let get = method == Method::GET;
-        match path {
-            "/healthz" if get => text(StatusCode::OK, "ok\n"),
-            "/readyz" if get && self.shared.ready.load(Relaxed) => text(StatusCode::OK, "ready\n"),
-            "/readyz" if get => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            "/config" if get => self.config(),
-            "/routes" if get => answer(StatusCode::OK, &self.routes()),
-            "/upstreams" if get => answer(StatusCode::OK, &self.upstreams()),
-            "/reload" if method == Method::POST => match self.reload.reload() {
+    fn admin(&self, head: &RequestHeader) -> Response<Vec<u8>> {
+        match (head.uri.path(), reads(head)) {
+            ("/healthz", true) => text(StatusCode::OK, "ok\n"),
+            ("/readyz", true) if self.shared.is_ready() => text(StatusCode::OK, "ready\n"),
+            ("/readyz", true) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            ("/config", true) => self.config(),
+            ("/routes", true) => answer(StatusCode::OK, &self.routes()),
+            ("/upstreams", true) => answer(StatusCode::OK, &self.upstreams()),
+            ("/reload", _) if head.method == Method::POST => match self.reload.reload() {
                 Ok(changes) => answer(StatusCode::OK, &changes),
                 Err(problems) => {
                     answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
                 }
             },
-            "/healthz" | "/readyz" | "/config" | "/routes" | "/upstreams" => not_allowed("GET"),
-            "/reload" => not_allowed("POST"),
+            ("/healthz" | "/readyz" | "/config" | "/routes" | "/upstreams", _) => {
+                not_allowed("GET, HEAD")
+            }
+            ("/reload", _) => not_allowed("POST"),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "GET /healthz /readyz /config /routes /upstreams, POST /reload\n",
@@ -81,16 +87,16 @@ impl Operators {
         }
     }
 
-    fn metrics(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
-        match (path, self.shared.metrics_page()) {
-            ("/metrics", _) if method != Method::GET => not_allowed("GET"),
-            ("/metrics", Ok(page)) => {
-                with_type(StatusCode::OK, "text/plain; version=0.0.4", page.into_bytes())
-            }
-            ("/metrics", Err(error)) => {
-                text(StatusCode::INTERNAL_SERVER_ERROR, &format!("metrics: {error}\n"))
-            }
-            _ => text(StatusCode::NOT_FOUND, "GET /metrics\n"),
+    fn metrics(&self, head: &RequestHeader) -> Response<Vec<u8>> {
+        if head.uri.path() != "/metrics" {
+            return text(StatusCode::NOT_FOUND, "GET /metrics\n");
+        }
+        if !reads(head) {
+            return not_allowed("GET, HEAD");
+        }
+        match self.shared.metrics_page() {
+            Ok(page) => with_type(StatusCode::OK, "text/plain; version=0.0.4", page.into_bytes()),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("metrics: {error}\n")),
         }
     }
 
@@ -140,6 +146,36 @@ impl Operators {
         });
         json!({ "upstreams": upstreams.collect::<Vec<_>>() })
     }
+}
+
+fn reads(head: &RequestHeader) -> bool {
+    matches!(head.method, Method::GET | Method::HEAD)
+}
+
+/// What a web page in an operator's browser could have sent. There is no login, so a page must
+/// neither read the state, by a name of its own that points to loopback, nor start a reload.
+fn refused(head: &RequestHeader, local: bool) -> Option<Response<Vec<u8>>> {
+    let told_to_all = matches!(head.uri.path(), "/healthz" | "/readyz");
+    if local && !told_to_all && !is_local_name(head) {
+        let why = "over loopback this address answers to localhost and 127.0.0.1 only\n";
+        return Some(text(StatusCode::MISDIRECTED_REQUEST, why));
+    }
+    // Browsers send it with every POST.
+    if !reads(head) && head.headers.contains_key(header::ORIGIN) {
+        return Some(text(StatusCode::FORBIDDEN, "not for web pages\n"));
+    }
+    None
+}
+
+/// Whether `Host` is what loopback is called; a client that names no host is no browser.
+fn is_local_name(head: &RequestHeader) -> bool {
+    let given = head.headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
+    let Some(host) = given.or(head.uri.authority().map(|authority| authority.as_str())) else {
+        return true;
+    };
+    let name = canonical_host(host);
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn not_allowed(allow: &str) -> Response<Vec<u8>> {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::print::{answer, report};
 use crate::config::problem::{Problem, Problems};
 use crate::config::{self, Config};
 use crate::snapshot::Snapshot;
@@ -14,7 +15,7 @@ use crate::tls::TlsTable;
 #[derive(Debug, Args)]
 pub struct Check {
     /// The configuration file
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
     /// Problems as a JSON array on stdout
     #[arg(long)]
@@ -25,14 +26,13 @@ impl Check {
     pub fn run(self) -> ExitCode {
         let problems = problems(&self.config);
         if self.json {
-            println!("{:#}", serde_json::json!(problems));
-            return if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            let printed = answer(&format!("{:#}\n", serde_json::json!(problems)));
+            return if problems.is_empty() { printed } else { ExitCode::FAILURE };
         }
         if !problems.is_empty() {
-            return super::report(&problems);
+            return report(&problems);
         }
-        println!("{}: ok", self.config.display());
-        ExitCode::SUCCESS
+        answer(&format!("{}: ok\n", self.config.display()))
     }
 }
 
@@ -49,6 +49,7 @@ pub fn problems_in(text: &str, file: &Path) -> Vec<Problem> {
 /// What only certificates, scripts and the routes together show.
 fn deeper(config: Config, file: &Path) -> Vec<Problem> {
     let mut found = certificates(&config, file);
+    found.extend(access_log(&config, file));
     match Metrics::new() {
         Ok(metrics) => {
             found.extend(Snapshot::build(config, file, &metrics, None).err().into_iter().flatten())
@@ -59,7 +60,22 @@ fn deeper(config: Config, file: &Path) -> Vec<Problem> {
             found.extend(problems.into_sorted());
         }
     }
+    found.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     found
+}
+
+/// `run` makes the file, but not the folder.
+fn access_log(config: &Config, file: &Path) -> Vec<Problem> {
+    let mut problems = Problems::new(file);
+    if let Some(path) = &config.access_log.path {
+        let folder = path.value.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            path.problem(&mut problems, format!("{} is not a folder", folder.display()), None);
+        } else if path.value.is_dir() {
+            path.problem(&mut problems, format!("{} is a folder", path.value.display()), None);
+        }
+    }
+    problems.into_sorted()
 }
 
 fn certificates(config: &Config, file: &Path) -> Vec<Problem> {

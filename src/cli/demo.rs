@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::demo_origin;
 use super::run::{Process, serve};
-use crate::config;
+use crate::config::{self, Input};
 
 /// The demo's files, as they stand in the source tree.
 const FILES: [(&str, &str); 6] = [
@@ -37,7 +37,7 @@ impl Demo {
         let folder = std::env::temp_dir().join(format!("selvedge-demo-{}", std::process::id()));
         let ended = match self.unpack(&folder) {
             Ok(file) => self.serve(&file),
-            Err(error) => super::fail(format!("{}: {error}", folder.display())),
+            Err(error) => super::print::fail(format!("{}: {error}", folder.display())),
         };
         // What is left in the temporary folder harms nobody.
         let _ = std::fs::remove_dir_all(&folder);
@@ -69,11 +69,14 @@ impl Demo {
     fn serve(&self, file: &Path) -> ExitCode {
         let shown = file.to_owned();
         match config::load(file) {
-            Ok(config) => serve(file.to_owned(), config, &self.process, move |addresses| {
-                super::run::announce(addresses);
-                print!("{}", what_to_try(addresses, &shown));
-            }),
-            Err(problems) => super::report(&problems),
+            Ok(config) => {
+                serve(Input::File(file.to_owned()), config, &self.process, move |addresses| {
+                    super::run::announce(addresses);
+                    // A closed stdout is no reason not to serve.
+                    let _ = super::print::out(&what_to_try(addresses, &shown));
+                })
+            }
+            Err(problems) => super::print::report(&problems),
         }
     }
 }

@@ -1,26 +1,36 @@
 //! Arguments to commands; one file per command.
 
 pub mod check;
+mod config;
 mod demo;
 mod demo_origin;
 pub mod docs;
+mod print;
+mod reload;
+mod routes;
 mod run;
-mod show;
 mod test;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A programmable reverse proxy: sandboxed filters, balancing, TLS, metrics, reloads that drop nothing.
+/// A programmable reverse proxy: sandboxed Rhai filters on Pingora
 #[derive(Debug, Parser)]
-#[command(name = "selvedge", version, about, after_help = EXIT_CODES)]
+#[command(name = "selvedge", version, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the configuration, a script or the address is at fault; 2 wrong arguments.";
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done: nothing wrong, drained, reloaded, or the reader of the output left
+  1  a problem of the configuration, a script, a certificate, an address or a test; a refused
+     reload; a request that no route serves (routes --explain)
+  2  wrong arguments
+
+Errors and logs go to stderr, results to stdout.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -31,11 +41,11 @@ enum Command {
     /// Report every problem of a configuration
     Check(check::Check),
     /// Print the effective configuration, with defaults
-    Config(show::Effective),
+    Config(config::Config),
     /// List the routes, or explain which one a request takes
-    Routes(show::Routes),
+    Routes(routes::Routes),
     /// Have the running server reload its configuration
-    Reload(show::ReloadCommand),
+    Reload(reload::Reload),
     /// Run the tests beside filters
     Test(test::Test),
     /// Print the JSON Schema of the configuration
@@ -51,28 +61,13 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Demo(demo) => demo.run(),
         Command::Check(check) => check.run(),
-        Command::Config(effective) => effective.run(),
+        Command::Config(config) => config.run(),
         Command::Routes(routes) => routes.run(),
         Command::Reload(reload) => reload.run(),
         Command::Test(test) => test.run(),
         Command::Schema => {
-            println!("{:#}", crate::config::reference::json_schema());
-            ExitCode::SUCCESS
+            print::answer(&format!("{:#}\n", crate::config::reference::json_schema()))
         }
         Command::Docs(docs) => docs.run(),
     }
-}
-
-/// Problems to stderr, one a line.
-fn report(problems: &[crate::config::problem::Problem]) -> ExitCode {
-    problems.iter().for_each(|problem| eprintln!("{problem}"));
-    let plural = if problems.len() == 1 { "problem" } else { "problems" };
-    eprintln!("{} {plural}", problems.len());
-    ExitCode::FAILURE
-}
-
-/// One error to stderr.
-fn fail(error: impl std::fmt::Display) -> ExitCode {
-    eprintln!("selvedge: {error}");
-    ExitCode::FAILURE
 }

@@ -4,32 +4,38 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_yaml::{Mapping, Value};
 
-use crate::config::{self, Config};
+use super::print::{fail, report};
+use crate::config::{Config, Input};
 use crate::server::{self, Source, StartError};
 use crate::telemetry::log::{DEFAULT_FILTER, LogFormat, init};
 
+const USAGE: &str = "selvedge run [OPTIONS] -c <FILE>
+       selvedge run [OPTIONS] --upstream <HOST:PORT>...";
+
 #[derive(Debug, Args)]
+#[command(override_usage = USAGE)]
+#[command(group(ArgGroup::new("what").required(true).args(["config", "upstream"])))]
 pub struct Run {
     /// The configuration file
-    #[arg(short, long, conflicts_with_all = ["upstream", "listen", "filter", "tls_cert"])]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["upstream", "listen", "filter", "tls_cert"])]
     config: Option<PathBuf>,
-    /// An origin to forward to, as host:port; may be given several times
-    #[arg(long, required_unless_present = "config")]
+    /// An origin to forward to; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
     upstream: Vec<String>,
     /// Where to listen
-    #[arg(long, default_value = ":8080")]
+    #[arg(long, value_name = "ADDRESS", default_value = ":8080")]
     listen: String,
     /// A filter script; may be given several times, outermost first
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     filter: Vec<PathBuf>,
     /// Certificate chain, PEM; terminates TLS
-    #[arg(long, requires = "tls_key")]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// Private key, PEM
-    #[arg(long, requires = "tls_cert")]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     #[command(flatten)]
     process: Process,
@@ -39,32 +45,32 @@ pub struct Run {
 #[derive(Debug, Args, Clone)]
 pub struct Process {
     /// Worker threads; by default one for each core
-    #[arg(long)]
-    pub threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
+    pub threads: Option<u16>,
     /// Log lines as JSON
     #[arg(long)]
     pub log_json: bool,
 }
 
+/// More than any machine has cores; each takes a stack and an allocator's arena.
+const MAX_THREADS: i64 = 1024;
+
 impl Run {
     pub fn run(self) -> ExitCode {
-        let loaded = match &self.config {
-            Some(file) => config::load(file).map(|config| (file.clone(), config)),
-            None => self.without_file(),
+        let input = match &self.config {
+            Some(file) => Input::File(file.clone()),
+            None => match serde_yaml::to_string(&self.as_yaml()) {
+                Ok(text) => Input::Arguments(text),
+                Err(error) => return fail(error),
+            },
         };
-        match loaded {
-            Ok((file, config)) => serve(file, config, &self.process, announce),
-            Err(problems) => super::report(&problems),
+        match input.load() {
+            Ok(config) => serve(input, config, &self.process, announce),
+            Err(problems) => report(&problems),
         }
     }
 
     /// The arguments as the configuration that one would have written.
-    fn without_file(&self) -> Result<(PathBuf, Config), Vec<config::problem::Problem>> {
-        let file = PathBuf::from("(arguments)");
-        let text = serde_yaml::to_string(&self.as_yaml()).unwrap_or_default();
-        config::parse(&text, &file).map(|config| (file, config))
-    }
-
     fn as_yaml(&self) -> Value {
         let names: Vec<String> = (1..=self.filter.len()).map(|i| format!("filter{i}")).collect();
         let filters = names.iter().zip(&self.filter).map(|(name, script)| {
@@ -106,7 +112,7 @@ fn map<'k>(entries: impl IntoIterator<Item = (&'k str, Value)>) -> Value {
 
 /// Serves until the process is told to end.
 pub fn serve(
-    file: PathBuf,
+    input: Input,
     config: Config,
     process: &Process,
     announce: impl Fn(&[(String, SocketAddr)]) + Send + Sync + 'static,
@@ -114,14 +120,14 @@ pub fn serve(
     let format = if process.log_json { LogFormat::Json } else { LogFormat::Plain };
     let filter = std::env::var("SELVEDGE_LOG").unwrap_or_else(|_| DEFAULT_FILTER.to_owned());
     if let Err(error) = init(format, &filter) {
-        return super::fail(format!("SELVEDGE_LOG: {error}"));
+        return fail(format!("SELVEDGE_LOG: {error}"));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = process.threads.unwrap_or(cores).max(1);
-    match server::run(Source { file, config, threads }, announce) {
+    let threads = process.threads.map_or(cores, usize::from);
+    match server::run(Source { input, config, threads }, announce) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(StartError::Problems(problems)) => super::report(&problems),
-        Err(error) => super::fail(chain(&error)),
+        Err(StartError::Problems(problems)) => report(&problems),
+        Err(error) => fail(chain(&error)),
     }
 }
 

@@ -20,16 +20,16 @@ impl Test {
         let mut files = Vec::new();
         for path in &self.paths {
             if let Err(error) = collect(path, &mut files) {
-                return super::fail(format!("{}: {error}", path.display()));
+                return super::print::fail(format!("{}: {error}", path.display()));
             }
         }
         if files.is_empty() {
-            return super::fail("no *_test.rhai found");
+            return super::print::fail("no *_test.rhai found");
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
             Ok(runtime) => run_all(&files, &Arc::new(runtime)),
-            Err(error) => super::fail(error),
+            Err(error) => super::print::fail(error),
         }
     }
 }
@@ -40,27 +40,36 @@ fn run_all(files: &[PathBuf], runtime: &Arc<tokio::runtime::Runtime>) -> ExitCod
         let tests = match test_file(file, runtime) {
             Ok(tests) => tests,
             Err(error) => {
-                eprintln!("{error}");
+                super::print::err(&format!("{error}\n"));
                 failed += 1;
                 continue;
             }
         };
+        if tests.is_empty() {
+            super::print::err(&format!("{}: no function begins with test_\n", file.display()));
+            failed += 1;
+        }
         for test in tests {
             let name = format!("{}: {}", file.display(), test.name);
             match test.failure {
                 None => {
-                    println!("ok    {name}");
+                    say(&format!("ok    {name}"));
                     passed += 1;
                 }
                 Some(failure) => {
-                    println!("FAIL  {name}\n      {failure}");
+                    say(&format!("FAIL  {name}\n      {failure}"));
                     failed += 1;
                 }
             }
         }
     }
-    println!("{passed} passed, {failed} failed");
+    say(&format!("{passed} passed, {failed} failed"));
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The verdict is in the exit code, so a stdout that cannot be written to does not end the tests.
+fn say(line: &str) {
+    let _ = super::print::out(&format!("{line}\n"));
 }
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {

@@ -1,14 +1,20 @@
 //! `${NAME}` and `${NAME:-default}` inside values. Done on the tree, so a value cannot add keys.
 
-use super::problem::Problems;
+use super::read::Reader;
 use super::yaml::{Kind, Node};
 
 /// Replaces every reference below `node`; `$${` stands for a literal `${`.
-pub fn expand(node: &mut Node, lookup: &dyn Fn(&str) -> Option<String>, problems: &mut Problems) {
+pub fn expand(node: &mut Node, lookup: &dyn Fn(&str) -> Option<String>, cx: &mut Reader<'_>) {
     match &mut node.kind {
-        Kind::Seq(nodes) => nodes.iter_mut().for_each(|node| expand(node, lookup, problems)),
+        Kind::Seq(nodes) => {
+            for (i, node) in nodes.iter_mut().enumerate() {
+                cx.below(&format!("[{i}]"), |cx| expand(node, lookup, cx));
+            }
+        }
         Kind::Map(entries) => {
-            entries.iter_mut().for_each(|(_, node)| expand(node, lookup, problems));
+            for (key, node) in entries {
+                cx.below(&key.text, |cx| expand(node, lookup, cx));
+            }
         }
         Kind::Scalar { text, from_env, .. } if text.contains("${") => {
             match expanded(text, lookup) {
@@ -16,10 +22,13 @@ pub fn expand(node: &mut Node, lookup: &dyn Fn(&str) -> Option<String>, problems
                     *text = value;
                     *from_env = true;
                 }
-                Err(message) => problems.add(node.at, "", message, None),
+                Err(message) => {
+                    cx.problem(node.at, message, None);
+                    node.kind = Kind::Refused;
+                }
             }
         }
-        Kind::Scalar { .. } => {}
+        Kind::Scalar { .. } | Kind::Refused => {}
     }
 }
 
@@ -52,6 +61,9 @@ fn value_of(reference: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<
     if name.is_empty() || !name.chars().all(plain) {
         return Err(format!("\"{name}\" is not the name of an environment variable"));
     }
+    if default.is_some_and(|default| default.contains("${")) {
+        return Err(format!("the default of {name} cannot hold another reference"));
+    }
     lookup(name).or(default.map(str::to_owned)).ok_or_else(|| {
         format!("the environment variable {name} is not set; ${{{name}:-default}} gives a default")
     })
@@ -72,5 +84,6 @@ mod tests {
         assert!(expanded("${NOPE}", &with_port).unwrap_err().contains("NOPE is not set"));
         assert!(expanded("${PORT", &with_port).is_err());
         assert!(expanded("${A B}", &with_port).is_err());
+        assert!(expanded("${A:-${PORT}}", &with_port).is_err());
     }
 }

@@ -141,7 +141,7 @@ section! {
         /// Origins, exactly: `http://<upstream>` or `https://host[:port]`. A
         /// name in the DNS must be at a public address; make a private service an upstream.
         allow: Vec<At<String>> = "[]",
-        /// Fetches that all hooks of one request may start together.
+        /// Fetches that this filter may start for one request, in all of its hooks together.
         max: u32 = "8",
         /// The longest time for one fetch.
         timeout: Duration = "5s",
@@ -154,9 +154,9 @@ section! {
     /// What one run of a hook may use.
     pub struct RawFilterLimits as "filter limits" {
         /// CPU time.
-        cpu: At<Duration> = "50ms",
+        cpu: Duration = "50ms",
         /// Time in all, waiting included.
-        wall: At<Duration> = "10s",
+        wall: Duration = "10s",
         /// Memory.
         memory: At<Bytes> = "16MiB",
         /// Steps of the script engine.
@@ -194,9 +194,6 @@ pub fn resolve(
 }
 
 fn resolve_limits(raw: RawFilterLimits, problems: &mut Problems) -> FilterLimits {
-    if raw.cpu.value.is_zero() || raw.wall.value.is_zero() {
-        raw.cpu.problem(problems, "a filter needs some time to run", None);
-    }
     const LEAST_MEMORY: u64 = 64 << 10;
     if !(LEAST_MEMORY..=1 << 30).contains(&raw.memory.value.0) {
         raw.memory.problem(problems, "a filter's memory is 64KiB to 1GiB", None);
@@ -205,8 +202,8 @@ fn resolve_limits(raw: RawFilterLimits, problems: &mut Problems) -> FilterLimits
         raw.operations.problem(problems, "a filter needs some operations to run", None);
     }
     FilterLimits {
-        cpu: raw.cpu.value,
-        wall: raw.wall.value,
+        cpu: raw.cpu,
+        wall: raw.wall,
         memory: usize::try_from(raw.memory.value.0).unwrap_or(usize::MAX),
         operations: raw.operations.value,
     }
@@ -247,6 +244,12 @@ fn without_line_break(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// `http://name` and nothing more.
+fn is_bare(origin: &str) -> bool {
+    let name = origin.strip_prefix("http://");
+    name.is_some_and(|name| !name.trim_end_matches('/').contains(':'))
+}
+
 fn resolve_origin(
     raw: &At<String>,
     upstreams: &[Upstream],
@@ -258,6 +261,11 @@ fn resolve_origin(
         raw.problem(problems, message, Some(hint.into()));
         return None;
     };
+    if upstreams.iter().any(|upstream| *upstream.name == *origin.host) && !is_bare(&raw.value) {
+        let message =
+            format!("\"{}\" is an upstream, which says itself how to be reached", origin.host);
+        raw.problem(problems, message, Some(format!("write http://{}", origin.host)));
+    }
     // A name without a dot is no public host: it is meant to be an upstream.
     let local = !origin.host.contains(['.', ':']) && origin.host != "localhost";
     let names = || upstreams.iter().map(|upstream| &*upstream.name);

@@ -62,8 +62,8 @@ section! {
         tls: Option<RawTls>,
         /// Peers that must send a PROXY protocol header (v1 or v2); nobody else may.
         proxy_protocol: Vec<IpNet> = "[]",
-        /// Accept HTTP/2 with prior knowledge on plaintext.
-        h2c: bool = "true",
+        /// Accept HTTP/2 with prior knowledge; left out, yes where there is no TLS.
+        h2c: Option<At<bool>>,
     }
 }
 
@@ -93,6 +93,12 @@ section! {
     }
 }
 
+impl From<RawCertificate> for Certificate {
+    fn from(raw: RawCertificate) -> Self {
+        Self { cert: raw.cert, key: raw.key }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RawClientAuth {
     None,
@@ -112,20 +118,29 @@ pub fn resolve(raw: Named<RawListener>, problems: &mut Problems) -> Vec<Listener
     let mut listeners: Vec<Listener> = Vec::with_capacity(raw.0.len());
     for (name, raw) in raw.0 {
         let address = raw.address.value.0;
-        let taken = listeners.iter().find(|l| l.address == address && address.port() != 0);
-        if let Some(other) = taken {
+        if let Some(other) = listeners.iter().find(|l| overlap(l.address, address)) {
             let message = format!("{address} is also the address of listener \"{}\"", other.name);
             raw.address.problem(problems, message, None);
+        }
+        if let (Some(h2c), Some(_)) = (&raw.h2c, &raw.tls) {
+            h2c.problem(problems, "h2c is for plaintext; with TLS it is tls.http2", None);
         }
         listeners.push(Listener {
             name: name.value.as_str().into(),
             address,
             tls: raw.tls.and_then(|tls| resolve_tls(tls, problems)),
             proxy_protocol: raw.proxy_protocol,
-            h2c: raw.h2c,
+            h2c: raw.h2c.is_none_or(|h2c| h2c.value),
         });
     }
     listeners
+}
+
+/// Whether one socket cannot listen while the other does. A port of 0 is always another one.
+pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    let covers = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && same_family && covers
 }
 
 fn resolve_tls(raw: RawTls, problems: &mut Problems) -> Option<Tls> {
@@ -148,9 +163,24 @@ fn resolve_tls(raw: RawTls, problems: &mut Problems) -> Option<Tls> {
     };
     let certificates = raw.certificates.value.into_iter();
     Some(Tls {
-        certificates: certificates.map(|c| Certificate { cert: c.cert, key: c.key }).collect(),
+        certificates: certificates.map(Certificate::from).collect(),
         min_version: raw.min_version,
         client_auth,
         http2: raw.http2,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn addresses_overlap_by_port_family_and_wildcard() {
+        let overlap = |a: &str, b: &str| {
+            super::overlap(a.parse().expect("an address"), b.parse().expect("an address"))
+        };
+        assert!(overlap("127.0.0.1:80", "0.0.0.0:80"));
+        assert!(overlap("[::]:80", "[::1]:80"));
+        assert!(!overlap("127.0.0.1:80", "127.0.0.2:80"));
+        assert!(!overlap("0.0.0.0:80", "[::]:80"), "IPv6 sockets take IPv6 only");
+        assert!(!overlap("127.0.0.1:0", "127.0.0.1:0"), "0 is another port each time");
+    }
 }

@@ -13,7 +13,9 @@ pub mod upstreams;
 pub mod values;
 pub mod yaml;
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -76,14 +78,79 @@ pub struct Places {
     pub upstreams: Vec<Pos>,
 }
 
+/// Bytes of a configuration file: ten thousand routes take a twentieth of it.
+const MAX_FILE: u64 = 32 << 20;
+
+impl Places {
+    /// As many places, none of them known.
+    fn forgotten(&self) -> Self {
+        let none = |places: &[Pos]| vec![Pos::default(); places.len()];
+        Self {
+            filters: none(&self.filters),
+            routes: none(&self.routes),
+            listeners: none(&self.listeners),
+            upstreams: none(&self.upstreams),
+        }
+    }
+}
+
+/// Where a configuration comes from, at the start and at each reload.
+#[derive(Debug, Clone)]
+pub enum Input {
+    File(PathBuf),
+    /// What the arguments of a command say, written as YAML.
+    Arguments(String),
+}
+
+impl Input {
+    /// Names the input in problems; relative paths start from its folder.
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::File(file) => file,
+            Self::Arguments(_) => Path::new("(arguments)"),
+        }
+    }
+
+    pub fn load(&self) -> Result<Config, Vec<Problem>> {
+        match self {
+            Self::File(file) => load(file),
+            // Who gave arguments does not know the text that was made of them.
+            Self::Arguments(text) => parse(text, self.file())
+                .map(|config| Config { places: config.places.forgotten(), ..config })
+                .map_err(|problems| {
+                    let placeless = |problem| Problem { line: 0, column: 0, ..problem };
+                    problems.into_iter().map(placeless).collect()
+                }),
+        }
+    }
+}
+
 /// Reads and resolves a configuration file.
 pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    let text = read_text(file).map_err(|(at, message)| {
         let mut problems = Problems::new(file);
-        problems.add(Pos { line: 1, column: 1 }, "", format!("cannot be read: {error}"), None);
+        problems.add(at, "", message, None);
         problems.into_sorted()
     })?;
     parse(&text, file)
+}
+
+fn read_text(file: &Path) -> Result<String, (Pos, String)> {
+    let whole = Pos::default();
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| (whole, format!("cannot be read: {error}")))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err((whole, format!("larger than {} MiB", MAX_FILE >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let before = valid.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+        let column = String::from_utf8_lossy(before).chars().count() + 1;
+        (Pos { line, column }, "not a text in UTF-8".to_owned())
+    })
 }
 
 /// The same for text that is in hand; `file` names it in problems and anchors relative paths.
@@ -94,7 +161,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<Problem>> {
         Some(config) if problems.is_empty() => Ok(config),
         _ => {
             if problems.is_empty() {
-                problems.add(Pos { line: 1, column: 1 }, "", "the configuration is empty", None);
+                problems.add(Pos::default(), "", "the configuration is empty", None);
             }
             Err(problems.into_sorted())
         }
@@ -103,8 +170,9 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<Problem>> {
 
 fn read_raw(text: &str, problems: &mut Problems) -> Option<RawConfig> {
     let mut root = yaml::parse(text, problems)?;
-    env::expand(&mut root, &|name| std::env::var(name).ok(), problems);
-    RawConfig::read(&root, &mut Reader::new(problems))
+    let cx = &mut Reader::new(problems);
+    env::expand(&mut root, &|name| std::env::var(name).ok(), cx);
+    RawConfig::read(&root, cx)
 }
 
 fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
@@ -122,7 +190,10 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
         raw.routes.problem(problems, "at least one route is needed", None);
     }
     raw.limits.check(problems);
+    raw.access_log.check(problems);
     let listeners = listeners::resolve(raw.listeners.value, problems);
+    let services = [("admin", raw.admin.as_ref()), ("metrics", raw.metrics.as_ref())];
+    service::check_addresses(&services, &listeners, problems);
     let upstreams = upstreams::resolve(raw.upstreams, problems);
     let filters = filters::resolve(raw.filters, &upstreams, problems);
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);

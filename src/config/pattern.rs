@@ -203,6 +203,24 @@ impl PathPattern {
         })
     }
 
+    /// Whether any path that fits begins with the segments of `prefix`.
+    pub fn can_begin_with(&self, prefix: &str) -> bool {
+        let prefix = prefix.trim_matches('/');
+        let mut given = prefix.split('/').filter(|_| !prefix.is_empty());
+        for segment in &self.segments {
+            let Some(wanted) = given.next() else { return true };
+            let fits = match segment {
+                Segment::Rest(_) => return true,
+                Segment::Static(text) => **text == *wanted,
+                Segment::Param(_) => true,
+            };
+            if !fits {
+                return false;
+            }
+        }
+        given.next().is_none()
+    }
+
     /// Whether the normalised `path` fits.
     pub fn matches(&self, path: &str) -> bool {
         let Some(body) = path.strip_prefix('/') else {
@@ -351,6 +369,28 @@ pub fn push_escape(text: &mut String, byte: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefix_that_no_path_has_is_known() {
+        let can = |pattern: &str, prefix: &str| {
+            PathPattern::parse(pattern).expect(pattern).can_begin_with(prefix)
+        };
+        for (pattern, prefix) in [
+            ("/{rest*}", "/a/b"),
+            ("/a/{rest*}", "/a"),
+            ("/a/{rest*}", "/a/b"),
+            ("/{x}/b", "/a/b"),
+            ("/a/b", "/a/"),
+            ("/a", "/"),
+        ] {
+            assert!(can(pattern, prefix), "{pattern} has paths below {prefix}");
+        }
+        for (pattern, prefix) in
+            [("/a/{rest*}", "/b"), ("/a", "/a/b"), ("/ab", "/a"), ("/{x}/b", "/a/c")]
+        {
+            assert!(!can(pattern, prefix), "{pattern} has no path below {prefix}");
+        }
+    }
 
     #[test]
     fn hosts_are_read_and_shown() {

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// A place in a file; lines and columns count from 1.
+/// A place in a file; lines and columns count from 1, and 0 stands for no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Pos {
     pub line: usize,
@@ -13,7 +13,7 @@ pub struct Pos {
 }
 
 /// One thing that must be changed before the configuration can be used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     pub file: PathBuf,
     pub line: usize,
@@ -24,11 +24,18 @@ pub struct Problem {
     /// What to write instead, when that can be said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The line itself, where it is one of a script.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
+/// One line; whoever has room for it shows `source` below.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
+        match self.line {
+            0 => write!(f, "{}: ", self.file.display())?,
+            line => write!(f, "{}:{line}:{}: ", self.file.display(), self.column)?,
+        }
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
@@ -52,6 +59,10 @@ impl Problems {
         Self { file: file.to_owned(), found: Vec::new() }
     }
 
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// The folder that relative paths of the configuration start from.
     pub fn base(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new(""))
@@ -65,6 +76,7 @@ impl Problems {
             path: path.to_owned(),
             message: message.into(),
             hint,
+            source: None,
         });
     }
 

@@ -83,6 +83,7 @@ impl<'p> Reader<'p> {
 
     pub fn expected(&mut self, node: &Node, what: &str) {
         let message = match &node.kind {
+            Kind::Refused => return,
             Kind::Scalar { text, .. } if !node.is_null() => {
                 format!("expected {what}, found \"{text}\"")
             }
@@ -204,7 +205,9 @@ impl<T: Read> Read for Named<T> {
         let mut complete = true;
         for (key, node) in entries {
             let value = cx.below(&key.text, |cx| {
-                check_name(&key.text, key.at, cx);
+                if let Err(message) = check_name(&key.text) {
+                    cx.problem(key.at, message, None);
+                }
                 let name = At { value: key.text.clone(), at: key.at, path: cx.path().to_owned() };
                 T::read(node, cx).map(|value| (name, value))
             });
@@ -223,12 +226,13 @@ impl<T: Read> Read for Named<T> {
 }
 
 /// Names become metric labels and log fields.
-fn check_name(name: &str, at: Pos, cx: &mut Reader<'_>) {
+pub fn check_name(name: &str) -> Result<(), String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || name.len() > 64 || !name.chars().all(fine) {
-        let message = format!("\"{name}\" is no name: letters, digits, `_`, `-`, `.`, at most 64");
-        cx.problem(at, message, None);
+        let name = name.chars().take(80).collect::<String>();
+        return Err(format!("\"{name}\" is no name: letters, digits, `_`, `-`, `.`, at most 64"));
     }
+    Ok(())
 }
 
 /// Declares a section: fields with documentation and, where they may be left out, a default in YAML.

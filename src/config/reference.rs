@@ -23,7 +23,12 @@ fn to_json(schema: &Schema) -> Value {
             }
             json!({ "type": types, "description": name })
         }
-        Schema::Choice(words) => json!({ "enum": words }),
+        Schema::Choice(words) => {
+            let numbers = words.iter().filter_map(|word| word.parse::<f64>().ok().map(Value::from));
+            let words: Vec<Value> =
+                words.iter().map(|word| (*word).into()).chain(numbers).collect();
+            json!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": "\\$\\{" }] })
+        }
         Schema::Seq(item) => json!({ "type": "array", "items": to_json(item) }),
         Schema::Named(item) => json!({ "type": "object", "additionalProperties": to_json(item) }),
         Schema::Any => json!({}),

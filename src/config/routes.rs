@@ -1,14 +1,15 @@
 //! `routes`: which request goes where, through which filters.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::filters::Filter;
 use super::pattern::{HostPattern, PathPattern};
 use super::problem::{Problems, nearest};
-use super::read::{At, Named, choice, section};
+use super::read::{At, Named, check_name, choice, section};
 use super::upstreams::Upstream;
 use super::values::Bytes;
 
@@ -78,7 +79,7 @@ pub struct Rewrite {
     pub with: String,
 }
 
-/// What happens to a path that origins read differently: `%2f`, `%5c`, `%00`, `\`, `//`.
+/// What happens to a path that origins read differently, see `routing::path`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AmbiguousPath {
     /// 400.
@@ -106,10 +107,10 @@ section! {
         strip_prefix: Option<At<String>>,
         /// Put this in place of `strip_prefix`.
         replace_prefix: Option<At<String>>,
-        /// Paths that origins read differently (`%2f`, `%5c`, `%00`, `\\`, `//`): refuse or keep.
+        /// Paths with `%2f`, `%5c`, `%00`, `\\`, `//` or `..;`, which origins read differently.
         ambiguous_path: AmbiguousPath = "reject",
         /// The upstream's total timeout, for this route.
-        timeout: Option<Duration>,
+        timeout: Option<At<Duration>>,
         /// The largest request body; above it the answer is 413.
         max_body: Bytes = "100MiB",
     }
@@ -122,13 +123,13 @@ section! {
         host: HostPattern = "\"*\"",
         /// `/exact`, `/one/{segment}`, `/everything/below/{rest*}`.
         path: PathPattern = "\"/{rest*}\"",
-        /// Methods; empty means any.
+        /// Methods; empty means any but TRACE.
         methods: Vec<Method> = "[]",
-        /// Request headers by name: a value, `present: true` or `present: false`.
+        /// Request headers by name, each with a condition.
         headers: Named<RawTest> = "{}",
-        /// Query parameters by name.
+        /// Query parameters by name, each with a condition.
         query: Named<RawTest> = "{}",
-        /// Cookies by name.
+        /// Cookies by name, each with a condition.
         cookies: Named<RawTest> = "{}",
     }
 }
@@ -148,7 +149,7 @@ section! {
     pub struct RawRedirect as "redirect" {
         /// 301, 302, 303, 307 or 308.
         status: At<StatusCode> = "308",
-        /// The target. `{path}` and `{query}` stand for the request's own, `{host}` for its host.
+        /// The target. In it `{path}` and `{query}` stand for the request's own, `{host}` for its host.
         to: At<String>,
     }
 }
@@ -156,14 +157,17 @@ section! {
 section! {
     /// A fixed response.
     pub struct RawRespond as "respond" {
-        /// Its status.
-        status: StatusCode = "200",
+        /// Its status; 204, 205 and 304 have no body.
+        status: At<StatusCode> = "200",
         /// Its body.
         body: String = "\"\"",
         /// Its media type.
-        content_type: String = "text/plain; charset=utf-8",
+        content_type: At<String> = "text/plain; charset=utf-8",
     }
 }
+
+/// What a redirect's target may hold.
+const PLACEHOLDERS: [&str; 3] = ["{path}", "{query}", "{host}"];
 
 choice!(AmbiguousPath { "reject" => AmbiguousPath::Reject, "keep" => AmbiguousPath::Keep });
 
@@ -175,8 +179,12 @@ pub fn resolve(
     problems: &mut Problems,
 ) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::with_capacity(raw.len());
+    let mut names = HashSet::with_capacity(raw.len());
     for route in raw {
-        if routes.iter().any(|known| *known.name == *route.name.value) {
+        if let Err(message) = check_name(&route.name.value) {
+            route.name.problem(problems, message, None);
+        }
+        if !names.insert(route.name.value.clone()) {
             let message = format!("a second route named \"{}\"", route.name.value);
             route.name.problem(problems, message, None);
         }
@@ -191,6 +199,7 @@ fn resolve_one(
     filters: &[Filter],
     problems: &mut Problems,
 ) -> Option<Route> {
+    refuse_without_upstream(&raw, problems);
     let rewrite = resolve_rewrite(&raw, problems);
     let filters = raw.filters.iter().filter_map(|name| {
         let names = filters.iter().map(|f| &*f.name);
@@ -199,10 +208,10 @@ fn resolve_one(
     Some(Route {
         name: raw.name.value.as_str().into(),
         filters: filters.collect(),
-        matches: resolve_match(&raw.name, raw.r#match, problems),
+        matches: resolve_match(raw.r#match, problems),
         rewrite,
         ambiguous_path: raw.ambiguous_path,
-        timeout: raw.timeout,
+        timeout: raw.timeout.map(|timeout| timeout.value),
         max_body: raw.max_body.0,
         action: resolve_action(
             raw.name,
@@ -213,6 +222,22 @@ fn resolve_one(
             problems,
         )?,
     })
+}
+
+/// Keys that say how to forward have no effect on a route that answers by itself.
+fn refuse_without_upstream(raw: &RawRoute, problems: &mut Problems) {
+    if raw.upstream.is_some() || raw.redirect.is_none() && raw.respond.is_none() {
+        return;
+    }
+    no_effect("strip_prefix", raw.strip_prefix.as_ref(), problems);
+    no_effect("replace_prefix", raw.replace_prefix.as_ref(), problems);
+    no_effect("timeout", raw.timeout.as_ref(), problems);
+}
+
+fn no_effect<T>(key: &str, given: Option<&At<T>>, problems: &mut Problems) {
+    if let Some(given) = given {
+        given.problem(problems, format!("{key} has an effect with upstream only"), None);
+    }
 }
 
 fn find<'a>(
@@ -250,13 +275,29 @@ fn resolve_action(
             if to.value.is_empty() || !printable {
                 to.problem(problems, "a redirect's target is printable ASCII without spaces", None);
             }
+            if PLACEHOLDERS
+                .iter()
+                .fold(to.value.clone(), |to, p| to.replace(p, ""))
+                .contains(['{', '}'])
+            {
+                let message = format!("a redirect's target knows {} only", PLACEHOLDERS.join(", "));
+                to.problem(problems, message, None);
+            }
             Some(Action::Redirect { status: status.value, to: to.value })
         }
-        (None, None, Some(respond)) => Some(Action::Respond {
-            status: respond.status,
-            body: respond.body.into(),
-            headers: vec![(http::header::CONTENT_TYPE, respond.content_type)],
-        }),
+        (None, None, Some(RawRespond { status, body, content_type })) => {
+            if matches!(status.value.as_u16(), 204 | 205 | 304) && !body.is_empty() {
+                status.problem(problems, format!("a {} has no body", status.value.as_u16()), None);
+            }
+            if HeaderValue::from_str(&content_type.value).is_err() {
+                content_type.problem(problems, "a media type is printable ASCII", None);
+            }
+            Some(Action::Respond {
+                status: status.value,
+                body: body.into(),
+                headers: vec![(http::header::CONTENT_TYPE, content_type.value)],
+            })
+        }
         _ => {
             let message = "a route needs exactly one of upstream, redirect, respond";
             name.problem(problems, message, None);
@@ -265,21 +306,36 @@ fn resolve_action(
     }
 }
 
-fn resolve_match(name: &At<String>, raw: RawMatch, problems: &mut Problems) -> Match {
-    let lower = |name: String| name.to_ascii_lowercase();
-    let headers = raw.headers.0.into_iter().map(|(n, t)| (ConditionOn::Header(lower(n.value)), t));
-    let query = raw.query.0.into_iter().map(|(n, t)| (ConditionOn::Query(n.value), t));
-    let cookies = raw.cookies.0.into_iter().map(|(n, t)| (ConditionOn::Cookie(n.value), t));
-    let mut conditions: Vec<Condition> = Vec::new();
-    for (on, test) in headers.chain(query).chain(cookies) {
-        match (test.equals, test.present) {
-            (Some(value), None) => conditions.push(Condition { on, test: Test::Equals(value) }),
-            (None, Some(true)) => conditions.push(Condition { on, test: Test::Present }),
-            (None, Some(false)) => conditions.push(Condition { on, test: Test::Absent }),
-            _ => name.problem(problems, "a condition needs exactly one of equals, present", None),
-        }
-    }
+fn resolve_match(raw: RawMatch, problems: &mut Problems) -> Match {
+    let header = |name: &str| ConditionOn::Header(name.to_ascii_lowercase());
+    let query = |name: &str| ConditionOn::Query(name.to_owned());
+    let cookie = |name: &str| ConditionOn::Cookie(name.to_owned());
+    let mut conditions = Vec::new();
+    conditions.extend(resolve_tests(raw.headers, header, problems));
+    conditions.extend(resolve_tests(raw.query, query, problems));
+    conditions.extend(resolve_tests(raw.cookies, cookie, problems));
     Match { host: raw.host, path: raw.path, methods: raw.methods, conditions }
+}
+
+fn resolve_tests(
+    raw: Named<RawTest>,
+    on: impl Fn(&str) -> ConditionOn,
+    problems: &mut Problems,
+) -> Vec<Condition> {
+    let resolve_one = |(name, test): (At<String>, RawTest)| {
+        let test = match (test.equals, test.present) {
+            (Some(value), None) => Test::Equals(value),
+            (None, Some(true)) => Test::Present,
+            (None, Some(false)) => Test::Absent,
+            _ => {
+                let message = "a condition needs exactly one of equals, present";
+                name.problem(problems, message, None);
+                return None;
+            }
+        };
+        Some(Condition { on: on(&name.value), test })
+    };
+    raw.0.into_iter().filter_map(resolve_one).collect()
 }
 
 fn resolve_rewrite(raw: &RawRoute, problems: &mut Problems) -> Option<Rewrite> {
@@ -295,6 +351,10 @@ fn resolve_rewrite(raw: &RawRoute, problems: &mut Problems) -> Option<Rewrite> {
         if !path.value.starts_with('/') {
             path.problem(problems, "a prefix begins with /", None);
         }
+    }
+    if !raw.r#match.path.can_begin_with(&prefix.value) {
+        let message = format!("no path of {} begins with {}", raw.r#match.path, prefix.value);
+        prefix.problem(problems, message, None);
     }
     let trimmed = |path: &str| path.trim_end_matches('/').to_owned();
     let with = raw.replace_prefix.as_ref().map_or(String::new(), |with| trimmed(&with.value));

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, StatusCode};
 
+use super::listeners::{Certificate, RawCertificate};
+use super::pattern::HostPattern;
 use super::problem::Problems;
 use super::read::{At, Named, choice, section};
 use super::values::HostPort;
@@ -18,7 +21,7 @@ pub struct Upstream {
     pub balance: Balance,
     pub health: Option<Health>,
     pub timeouts: Timeouts,
-    /// Further endpoints tried after a failed connect.
+    /// Further endpoints tried.
     pub retries: u32,
     pub protocol: Protocol,
     pub tls: Option<UpstreamTls>,
@@ -71,14 +74,16 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// For a write without progress, and for an unused connection.
     pub idle: Duration,
-    /// The whole exchange with the upstream, retries included, until the response head.
+    /// The whole exchange with the upstream, retries included, until the response begins.
     pub total: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     Http1,
     Http2,
+    /// HTTP/2 if the origin takes it in the TLS handshake.
+    Auto,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +91,8 @@ pub struct UpstreamTls {
     pub server_name: String,
     /// PEM bundle of the authorities trusted; `None` means the system's.
     pub ca: Option<PathBuf>,
+    /// What is shown to origins that ask for a certificate.
+    pub certificate: Option<Certificate>,
 }
 
 section! {
@@ -101,14 +108,16 @@ section! {
         health: Option<RawHealth>,
         /// Limits in time, all set by default.
         timeouts: RawTimeouts = "{}",
-        /// How many further endpoints are tried after a failed connect.
-        retries: u32 = "1",
-        /// What is spoken to the origins; `http2` without TLS means prior knowledge.
-        protocol: Protocol = "http1",
+        /// How many further endpoints are tried when a connection cannot be made or, for idempotent
+        /// requests, when the exchange breaks before an answer.
+        retries: At<u32> = "1",
+        /// What is spoken to the origins: `http2` without TLS means prior knowledge, `auto` is
+        /// HTTP/2 where the TLS handshake agrees on it.
+        protocol: At<Protocol> = "http1",
         /// Speak TLS to the origins, checking their names.
         tls: Option<RawUpstreamTls>,
         /// The `Host` that origins see; left out, the client's is kept.
-        host: Option<String>,
+        host: Option<At<String>>,
     }
 }
 
@@ -158,7 +167,7 @@ section! {
         /// The path asked for.
         path: At<String>,
         /// The `Host` sent; left out, the endpoint's address.
-        host: Option<String>,
+        host: Option<At<String>>,
         /// The status that means healthy.
         status: StatusCode = "200",
     }
@@ -169,11 +178,11 @@ section! {
     pub struct RawTimeouts as "timeouts" {
         /// For the connection, TLS included.
         connect: Duration = "1s",
-        /// For the response head after the request was sent, and between two reads of its body.
+        /// For each read from the origin: how long it may be silent before its answer and in it.
         first_byte: Duration = "30s",
         /// For a write that makes no progress; also how long an unused connection is kept.
         idle: Duration = "60s",
-        /// For all attempts together until the response head.
+        /// For all attempts together until the response begins.
         total: Duration = "60s",
     }
 }
@@ -185,6 +194,8 @@ section! {
         server_name: At<String>,
         /// PEM bundle of trusted authorities; left out, the system's.
         ca: Option<PathBuf>,
+        /// A certificate for origins that ask for one.
+        certificate: Option<RawCertificate>,
     }
 }
 
@@ -202,9 +213,15 @@ choice!(RawBalance {
     "random" => RawBalance::Random,
     "hash" => RawBalance::Hash,
 });
-choice!(Protocol { "http1" => Protocol::Http1, "http2" => Protocol::Http2 });
+choice!(Protocol {
+    "http1" => Protocol::Http1,
+    "http2" => Protocol::Http2,
+    "auto" => Protocol::Auto,
+});
 
 const MAX_WEIGHT: u32 = 1000;
+/// Pingora's attempts per request have one limit for the whole process, see `server`.
+pub const MAX_RETRIES: u32 = 7;
 
 pub fn resolve(raw: Named<RawUpstream>, problems: &mut Problems) -> Vec<Upstream> {
     raw.0.into_iter().map(|(name, raw)| resolve_one(&name, raw, problems)).collect()
@@ -213,6 +230,13 @@ pub fn resolve(raw: Named<RawUpstream>, problems: &mut Problems) -> Vec<Upstream
 fn resolve_one(name: &At<String>, raw: RawUpstream, problems: &mut Problems) -> Upstream {
     if raw.endpoints.value.is_empty() {
         raw.endpoints.problem(problems, "an upstream needs at least one endpoint", None);
+    }
+    if raw.protocol.value == Protocol::Auto && raw.tls.is_none() {
+        let message = "protocol: auto is agreed on in the TLS handshake, and there is no tls here";
+        raw.protocol.problem(problems, message, Some("say http1 or http2".into()));
+    }
+    if raw.retries.value > MAX_RETRIES {
+        raw.retries.problem(problems, format!("retries are 0 to {MAX_RETRIES}"), None);
     }
     let balance = resolve_balance(&raw.balance, raw.hash_by, problems);
     Upstream {
@@ -226,17 +250,33 @@ fn resolve_one(name: &At<String>, raw: RawUpstream, problems: &mut Problems) -> 
             idle: raw.timeouts.idle,
             total: raw.timeouts.total,
         },
-        retries: raw.retries,
-        protocol: raw.protocol,
-        tls: raw.tls.map(|tls| {
-            if tls.server_name.value.is_empty() {
-                let message = "an empty server_name would switch the name check off";
-                tls.server_name.problem(problems, message, None);
-            }
-            UpstreamTls { server_name: tls.server_name.value, ca: tls.ca }
-        }),
-        host: raw.host,
+        retries: raw.retries.value,
+        protocol: raw.protocol.value,
+        tls: raw.tls.map(|tls| resolve_tls(tls, problems)),
+        host: raw.host.map(|host| resolve_host(host, problems)),
     }
+}
+
+fn resolve_tls(raw: RawUpstreamTls, problems: &mut Problems) -> UpstreamTls {
+    let name = raw.server_name;
+    if name.value.is_empty() {
+        name.problem(problems, "an empty server_name would switch the name check off", None);
+    } else if !matches!(HostPattern::parse(&name.value), Ok(HostPattern::Exact(_))) {
+        let message = format!("\"{}\" is not the name of a server", name.value);
+        name.problem(problems, message, None);
+    }
+    let certificate = raw.certificate.map(Certificate::from);
+    UpstreamTls { server_name: name.value, ca: raw.ca, certificate }
+}
+
+/// What can stand in `Host`: a name or an address, with or without a port.
+fn resolve_host(host: At<String>, problems: &mut Problems) -> String {
+    let fine = host.value.parse::<Authority>().is_ok_and(|parsed| !parsed.as_str().contains('@'));
+    if !fine {
+        let message = format!("\"{}\" is not a host, with or without a port", host.value);
+        host.problem(problems, message, None);
+    }
+    host.value
 }
 
 fn resolve_endpoints(raw: Vec<RawEndpoint>, problems: &mut Problems) -> Vec<Endpoint> {
@@ -267,7 +307,13 @@ fn resolve_balance(
             (Some(on), None, None, None) if on.value => Some(Balance::Hash(HashKey::ClientIp)),
             (None, Some(on), None, None) if on.value => Some(Balance::Hash(HashKey::Path)),
             (None, None, Some(name), None) => Some(Balance::Hash(HashKey::Header(name.value))),
-            (None, None, None, Some(name)) => Some(Balance::Hash(HashKey::Cookie(name.value))),
+            (None, None, None, Some(name)) => {
+                // The names of cookies are of the same characters (RFC 6265, 4.1.1).
+                if name.value.parse::<HeaderName>().is_err() {
+                    name.problem(problems, format!("\"{}\" names no cookie", name.value), None);
+                }
+                Some(Balance::Hash(HashKey::Cookie(name.value)))
+            }
             _ => {
                 let message = "hash_by needs exactly one of client_ip, path, header, cookie";
                 balance.problem(problems, message, None);
@@ -299,8 +345,11 @@ fn resolve_health(raw: RawHealth, problems: &mut Problems) -> Health {
         Some(http) => {
             if !http.path.value.starts_with('/') {
                 http.path.problem(problems, "a path begins with /", None);
+            } else if http.path.value.parse::<PathAndQuery>().is_err() {
+                http.path.problem(problems, "this path cannot be sent", None);
             }
-            Probe::Http { path: http.path.value, host: http.host, status: http.status }
+            let host = http.host.map(|host| resolve_host(host, problems));
+            Probe::Http { path: http.path.value, host, status: http.status }
         }
     };
     Health {

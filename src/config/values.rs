@@ -73,9 +73,11 @@ macro_rules! leaf {
 }
 
 const TEXT: &[&str] = &["string"];
+/// Text that YAML may take for something else, such as `yes` or `404`.
+const ANY_TEXT: &[&str] = &["string", "number", "boolean"];
 const NUMBER: &[&str] = &["integer", "string"];
 
-leaf!(String, "text", &["string", "number", "boolean"], |t| Ok(t.to_owned()), |v| v.clone().into());
+leaf!(String, "text", ANY_TEXT, |t| Ok(t.to_owned()), |v| v.clone().into());
 leaf!(bool, "true or false", &["boolean"], parse_bool, |v| (*v).into());
 leaf!(u16, "a number", NUMBER, parse_number, |v| (*v).into());
 leaf!(u32, "a number", NUMBER, parse_number, |v| (*v).into());
@@ -91,14 +93,14 @@ leaf!(IpNet, "an address or a network such as 10.0.0.0/8", TEXT, parse_net, |v| 
 leaf!(
     HostPattern,
     "a host pattern such as shop.test or *.shop.test",
-    TEXT,
+    ANY_TEXT,
     HostPattern::parse,
     |v| { v.to_string().into() }
 );
 leaf!(PathPattern, "a path pattern such as /api/{id}/{rest*}", TEXT, PathPattern::parse, |v| {
     v.to_string().into()
 });
-leaf!(HeaderName, "a header name", TEXT, |t| named(t, "a header name"), |v| v.as_str().into());
+leaf!(HeaderName, "a header name", ANY_TEXT, |t| named(t, "a header name"), |v| v.as_str().into());
 leaf!(Method, "a method such as GET", TEXT, parse_method, |v| v.as_str().into());
 leaf!(StatusCode, "a status code", NUMBER, parse_status, |v| v.as_u16().into());
 
@@ -108,7 +110,7 @@ impl Read for PathBuf {
         Some(cx.problems.base().join(path))
     }
     fn schema() -> Schema {
-        Schema::Leaf { name: "a file's path, relative to the configuration", json: TEXT }
+        Schema::Leaf { name: "a file's path, relative to the configuration", json: ANY_TEXT }
     }
     fn show(&self) -> Value {
         self.display().to_string().into()
@@ -136,6 +138,7 @@ fn free(node: &Node, masked: bool) -> serde_json::Value {
         }
         Kind::Scalar { text, quoted: true, .. } => text.clone().into(),
         Kind::Scalar { .. } if node.is_null() => serde_json::Value::Null,
+        Kind::Refused => serde_json::Value::Null,
         Kind::Scalar { text, .. } => match text.as_str() {
             "true" => true.into(),
             "false" => false.into(),
@@ -179,7 +182,8 @@ fn parse_number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     value.ok_or_else(|| format!("\"{text}\" is not a whole number in range"))
 }
 
-/// `500ms`, `1.5s`, `2m`, `1h`. A bare number is refused: its unit would be a guess.
+/// `500ms`, `1.5s`, `2m`, `1h`. A bare number is refused: its unit would be a guess. So is 0: some
+/// would take it for "never", and as a limit it would refuse everything.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is not a duration: write 500ms, 2s, 5m or 1h");
     let split = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
@@ -199,13 +203,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if seconds > LONGEST {
         return Err(format!("\"{text}\" is longer than ten years"));
     }
-    Ok(Duration::from_nanos((seconds * 1e9).round() as u64))
+    match Duration::from_nanos((seconds * 1e9).round() as u64) {
+        Duration::ZERO => Err(format!("\"{text}\" is no time at all: the shortest is 1us")),
+        duration => Ok(duration),
+    }
 }
 
 pub fn show_duration(duration: Duration) -> String {
     let micros = duration.as_micros();
     match micros {
-        0 => "0s".into(),
         m if m % 3_600_000_000 == 0 => format!("{}h", m / 3_600_000_000),
         m if m % 60_000_000 == 0 => format!("{}m", m / 60_000_000),
         m if m % 1_000_000 == 0 => format!("{}s", m / 1_000_000),
@@ -255,6 +261,7 @@ fn parse_host_port(text: &str) -> Result<HostPort, String> {
     let mut addresses: Vec<SocketAddr> = resolved.collect();
     addresses.sort_by_key(SocketAddr::is_ipv6);
     match addresses.first() {
+        Some(first) if first.port() == 0 => Err(format!("\"{text}\": nobody listens on port 0")),
         Some(first) => Ok(HostPort { text: text.to_owned(), resolved: *first }),
         None => Err(format!("\"{text}\" has no address")),
     }
@@ -298,7 +305,9 @@ mod tests {
     #[test]
     fn durations_need_a_unit() {
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
-        for bad in ["5", "", "s", "1 s", "-1s", "1e3s", "1S", ".5s", "11y", "1.2.3s", "9999999d"] {
+        for bad in
+            ["5", "", "s", "1 s", "-1s", "1e3s", "1S", ".5s", "11y", "1.2.3s", "9999999d", "0s"]
+        {
             assert!(parse_duration(bad).is_err(), "{bad} was accepted");
         }
     }
@@ -320,7 +329,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(micros in 0u64..400_000_000_000, bytes: u64) {
+        fn what_is_shown_reads_back(micros in 1u64..400_000_000_000, bytes: u64) {
             let duration = Duration::from_micros(micros);
             prop_assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
             prop_assert_eq!(parse_size(&show_size(bytes)), Ok(Bytes(bytes)));

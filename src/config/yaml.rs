@@ -1,6 +1,6 @@
 //! YAML text to a tree in which every value knows its place. It says nothing about what keys mean.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
@@ -26,6 +26,8 @@ pub enum Kind {
     },
     Seq(Vec<Node>),
     Map(Vec<(Key, Node)>),
+    /// A problem was told already; there is nothing more to say.
+    Refused,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +44,7 @@ impl Node {
             Kind::Scalar { .. } => "a single value",
             Kind::Seq(_) => "a list",
             Kind::Map(_) => "a mapping",
+            Kind::Refused => "what cannot be used",
         }
     }
 
@@ -84,7 +87,7 @@ struct Open {
 
 enum Items {
     Seq(Vec<Node>),
-    Map { entries: Vec<(Key, Node)>, key: Option<Key> },
+    Map { entries: Vec<(Key, Node)>, names: HashSet<String>, key: Option<Key> },
 }
 
 struct Builder<'p> {
@@ -101,15 +104,23 @@ impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, span: Span) -> Step {
         let at = Pos { line: span.start.line(), column: span.start.col() + 1 };
         match event {
+            Event::Scalar(_, _, _, Some(tag))
+            | Event::SequenceStart(_, Some(tag))
+            | Event::MappingStart(_, Some(tag)) => Err((
+                at,
+                format!("tags such as !{} are not read: write the value alone", tag.suffix),
+            )),
             Event::Scalar(text, style, anchor, _) => {
                 let quoted = style != ScalarStyle::Plain;
                 let kind = Kind::Scalar { text: text.into_owned(), quoted, from_env: false };
                 self.done(Node { at, kind }, anchor)
             }
             Event::SequenceStart(anchor, _) => self.open(at, anchor, Items::Seq(Vec::new())),
-            Event::MappingStart(anchor, _) => {
-                self.open(at, anchor, Items::Map { entries: Vec::new(), key: None })
-            }
+            Event::MappingStart(anchor, _) => self.open(
+                at,
+                anchor,
+                Items::Map { entries: Vec::new(), names: HashSet::new(), key: None },
+            ),
             Event::SequenceEnd | Event::MappingEnd => self.close(at),
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
                 Some(node) => {
@@ -156,11 +167,11 @@ impl Builder<'_> {
         match self.stack.last_mut().map(|open| &mut open.items) {
             None => self.root = Some(node),
             Some(Items::Seq(nodes)) => nodes.push(node),
-            Some(Items::Map { entries, key }) => match key.take() {
+            Some(Items::Map { entries, names, key }) => match key.take() {
                 Some(name) => entries.push((name, node)),
                 None => {
                     let name = key_of(node)?;
-                    if entries.iter().any(|(known, _)| known.text == name.text) {
+                    if !names.insert(name.text.clone()) {
                         let message = format!("the key \"{}\" stands here twice", name.text);
                         self.problems.add(name.at, "", message, None);
                     }
@@ -174,6 +185,9 @@ impl Builder<'_> {
 
 fn key_of(node: Node) -> Result<Key, (Pos, String)> {
     match node.kind {
+        Kind::Scalar { text, quoted: false, .. } if text == "<<" => {
+            Err((node.at, "merge keys are not read: repeat a whole value by an alias".into()))
+        }
         Kind::Scalar { text, .. } => Ok(Key { at: node.at, text }),
         _ => Err((node.at, "a key must be a single value".into())),
     }
@@ -181,7 +195,7 @@ fn key_of(node: Node) -> Result<Key, (Pos, String)> {
 
 fn count(node: &Node) -> usize {
     1 + match &node.kind {
-        Kind::Scalar { .. } => 0,
+        Kind::Scalar { .. } | Kind::Refused => 0,
         Kind::Seq(nodes) => nodes.iter().map(count).sum(),
         Kind::Map(entries) => entries.iter().map(|(_, node)| count(node)).sum(),
     }
@@ -213,6 +227,8 @@ mod tests {
         assert_eq!(problems_of("a: 1\na: 2\n"), ["x.yaml:2:1: the key \"a\" stands here twice"]);
         assert!(problems_of("a: [1\n")[0].contains("not valid YAML"));
         assert!(problems_of("a: 1\n---\nb: 2\n")[0].contains("second YAML document"));
+        assert!(problems_of("a: !b 1\n")[0].contains("tags such as !b"));
+        assert!(problems_of("a: &x { b: 1 }\nc: { <<: *x }\n")[0].contains("2:6: merge keys"));
     }
 
     #[test]

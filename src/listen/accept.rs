@@ -96,10 +96,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Acceptor<A> {
         tokio::spawn(async move {
             let mut newcomer = Newcomer { registry, settings, permit, peer, trusted };
             if let Some(conn) = newcomer.handshake(tcp).await {
-                let max_requests = newcomer.registry.limits.load().requests_per_connection;
+                let limits = newcomer.registry.limits.load_full();
                 let h2c = newcomer.settings.h2c;
                 // Boxed, so that a handshake's task is not as large as a request's.
-                Box::pin(serve(&app, conn, drain, h2c, max_requests)).await;
+                Box::pin(serve(&app, conn, drain, h2c, &limits)).await;
             }
         });
     }

@@ -9,7 +9,10 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use tokio::sync::watch;
 
-use super::state::Phase;
+use super::http2::Http2;
+use super::intake::End;
+use super::limits::ConnLimits;
+use super::state::{ConnState, Phase};
 use super::stream::Conn;
 
 /// In a drain, how long a connection that sent nothing so far may still do so: it may have waited
@@ -24,12 +27,12 @@ pub(super) async fn serve<A>(
     mut conn: Conn,
     mut drain: watch::Receiver<bool>,
     h2c: bool,
-    max_requests: u32,
+    limits: &ConnLimits,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
     if conn.state().is_h2() {
-        app.process_new(Box::new(conn), &drain).await;
+        serve_http2(app, conn, &drain, limits).await;
         return;
     }
     if !first_bytes(&mut conn, &mut drain).await {
@@ -39,13 +42,26 @@ pub(super) async fn serve<A>(
         match conn.starts_h2().await {
             Ok(Some(false)) => {}
             Ok(Some(true)) => {
-                app.process_new(Box::new(conn), &drain).await;
+                serve_http2(app, conn, &drain, limits).await;
                 return;
             }
             Ok(None) | Err(_) => return,
         }
     }
-    serve_http1(app, conn, drain, max_requests).await;
+    let afterlife = conn.afterlife();
+    serve_http1(app, conn, &mut drain, limits.requests_per_connection).await;
+    Box::pin(afterlife.linger(&mut drain)).await;
+}
+
+async fn serve_http2<A>(
+    app: &Arc<A>,
+    conn: Conn,
+    drain: &watch::Receiver<bool>,
+    limits: &ConnLimits,
+) where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    Arc::new(Http2::new(app.clone(), limits)).process_new(Box::new(conn), drain).await;
 }
 
 /// Reads, as a socket fresh from the accept queue counts as readable until a read says otherwise.
@@ -62,47 +78,66 @@ async fn first_bytes(conn: &mut Conn, drain: &mut watch::Receiver<bool>) -> bool
 async fn serve_http1<A>(
     app: &Arc<A>,
     conn: Conn,
-    mut drain: watch::Receiver<bool>,
+    drain: &mut watch::Receiver<bool>,
     max_requests: u32,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
     let state = conn.state().clone();
+    let told = drain.clone();
     let mut session = ServerSession::new_http1(Box::new(conn));
     session.set_keepalive(NO_TIMER);
+    session.set_pipelining_enabled(true);
     // The first request is not a reuse.
     session.set_keepalive_reuses_remaining(Some(max_requests.saturating_sub(1)));
-    while let Some(reused) = app.process_new_http(session, &drain).await {
-        let (stream, settings) = reused.consume();
-        if state.phase() != Phase::Idle {
-            state.enter(Phase::Idle);
+    loop {
+        let served = tokio::select! {
+            biased;
+            served = app.process_new_http(session, &told) => served,
+            () = idle_in_drain(&state, drain) => return,
+        };
+        let Some((stream, settings)) = served.map(|reused| reused.consume()) else { return };
+        let Some(mut conn) = own(stream) else { return };
+        match conn.end_of_request() {
+            // The usual case: nothing but the socket is kept until more comes.
+            End::Exact => {
+                state.enter(Phase::Idle);
+                if !comes(&mut conn, drain).await {
+                    return;
+                }
+            }
+            // Pipelined requests are in `settings`, where nobody but Pingora can look.
+            End::Perhaps => state.enter(Phase::Idle),
+            End::Elsewhere => state.enter(Phase::Head),
         }
-        let Some(next) = park(stream, settings, &mut drain).await else { return };
-        session = next;
+        session = next(conn, settings);
     }
 }
 
 /// Waits for the next request, holding neither session nor buffers. In a drain there is none.
-async fn park(
-    stream: Stream,
-    settings: Option<HttpPersistentSettings>,
-    drain: &mut watch::Receiver<bool>,
-) -> Option<ServerSession> {
-    let mut conn = own(stream)?;
-    let came = tokio::select! {
+async fn comes(conn: &mut Conn, drain: &mut watch::Receiver<bool>) -> bool {
+    tokio::select! {
         biased;
         came = conn.wait_readable() => came.unwrap_or(false),
         () = draining(drain) => false,
-    };
-    if !came {
-        return None;
     }
+}
+
+fn next(conn: Box<Conn>, settings: Option<HttpPersistentSettings>) -> ServerSession {
     let mut session = ServerSession::new_http1(conn);
     match settings {
         Some(settings) => settings.apply_to_session(&mut session),
         None => session.set_keepalive(NO_TIMER),
     }
-    Some(session)
+    session
+}
+
+/// Resolves if a drain finds Pingora waiting for a request that has not begun.
+async fn idle_in_drain(state: &ConnState, drain: &mut watch::Receiver<bool>) {
+    draining(drain).await;
+    if state.phase() != Phase::Idle {
+        std::future::pending().await
+    }
 }
 
 /// The stream back from Pingora. Apart, as `Box<dyn Any>` must not be held across an await.
@@ -111,6 +146,6 @@ fn own(stream: Stream) -> Option<Box<Conn>> {
 }
 
 /// Resolves once a drain began; a lost sender counts as one.
-async fn draining(drain: &mut watch::Receiver<bool>) {
+pub(super) async fn draining(drain: &mut watch::Receiver<bool>) {
     let _ = drain.wait_for(|draining| *draining).await;
 }

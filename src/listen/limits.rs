@@ -14,8 +14,14 @@ pub struct ConnLimits {
     pub handshake: Duration,
     /// From the first byte of a request head to its last.
     pub head: Duration,
+    /// Bytes of a request head; on HTTP/2 of its header list.
+    pub head_bytes: usize,
     /// Silence between two requests, or before the first.
     pub keep_alive: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub stall: Duration,
+    /// Silence on an upgraded connection, both ways.
+    pub tunnel: Duration,
     /// HTTP/1 requests on one connection before it is closed.
     pub requests_per_connection: u32,
 }
@@ -27,7 +33,10 @@ impl Default for ConnLimits {
             per_address: 10_000,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
+            head_bytes: 64 << 10,
             keep_alive: Duration::from_secs(60),
+            stall: Duration::from_secs(60),
+            tunnel: Duration::from_secs(600),
             requests_per_connection: 10_000,
         }
     }
@@ -69,15 +78,29 @@ reasons! {
 }
 
 reasons! {
-    /// Why a connection was cut in its life. Minimum body rates and slow readers will be added
-    /// here, and judged in `registry::offence`.
+    /// Why a connection was cut in its life. Minimum body rates will be added here, and judged
+    /// in `registry::offence`.
     Cut {
         /// A request head took too long.
         Head = "head",
-        /// Silent for longer than the keep-alive time.
+        /// Silent for longer than the keep-alive time, or than a tunnel may be.
         Idle = "idle",
+        /// Took nothing of what was sent for too long.
+        Stalled = "stalled",
         /// Still open when the drain's time was over.
         Drain = "drain",
+    }
+}
+
+reasons! {
+    /// Why an HTTP/1 request was refused before it reached the application.
+    Refusal {
+        /// The head cannot be read.
+        Malformed = "malformed",
+        /// More bytes, or more lines, than a head may have.
+        HeadTooLarge = "head_too_large",
+        /// The head took too long.
+        HeadTimeout = "head_timeout",
     }
 }
 
@@ -89,19 +112,26 @@ pub struct ConnCounters {
     pub open: AtomicU64,
     /// Requests between `request_begins` and `request_ends` now.
     pub in_flight: AtomicU64,
-    /// Heads that got an answer before they reached the application.
-    pub malformed: AtomicU64,
+    refused: [AtomicU64; Refusal::COUNT],
     rejected: [AtomicU64; Rejection::COUNT],
     cut: [AtomicU64; Cut::COUNT],
 }
 
 impl ConnCounters {
+    pub fn refused(&self, why: Refusal) -> u64 {
+        self.refused[why as usize].load(Relaxed)
+    }
+
     pub fn rejected(&self, why: Rejection) -> u64 {
         self.rejected[why as usize].load(Relaxed)
     }
 
     pub fn cut(&self, why: Cut) -> u64 {
         self.cut[why as usize].load(Relaxed)
+    }
+
+    pub(super) fn count_refused(&self, why: Refusal) {
+        self.refused[why as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn count_rejected(&self, why: Rejection) {

@@ -6,8 +6,12 @@
 
 mod accept;
 mod http;
+mod http2;
+mod intake;
 mod limits;
+mod linger;
 mod proxy_protocol;
+mod refusal;
 mod registry;
 mod set;
 mod state;
@@ -19,8 +23,9 @@ use std::sync::Arc;
 
 use pingora_core::protocols::http::ServerSession;
 
-pub use limits::{ConnCounters, ConnLimits, Cut, Rejection};
-pub use set::{BindCause, BindError, Bound, Change, ListenerSet, bind};
+pub use limits::{ConnCounters, ConnLimits, Cut, Refusal, Rejection};
+pub use refusal::Witness;
+pub use set::{Applied, BindCause, BindError, Bound, Change, ListenerSet, bind};
 pub use state::ConnState;
 
 /// The connection of a request, in any hook.

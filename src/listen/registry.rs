@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::limits::{ConnCounters, ConnLimits, Cut, Rejection};
+use super::limits::{ConnCounters, ConnLimits, Cut, Refusal, Rejection};
+use super::refusal::{self, Witness};
 use super::state::{Arrival, ConnState, Phase, now_ms};
 
 /// Enough that accepting on a few dozen threads seldom meets on one lock.
@@ -22,6 +23,8 @@ const SWEEP_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Registry {
     pub limits: ArcSwap<ConnLimits>,
     pub counters: Arc<ConnCounters>,
+    /// Set before the first connection, or never.
+    pub witness: OnceLock<Box<dyn Witness>>,
     next_id: AtomicU64,
     connections: [Mutex<HashMap<u64, Arc<ConnState>>>; SHARDS],
     addresses: Mutex<HashMap<IpAddr, u32>>,
@@ -32,6 +35,7 @@ impl Registry {
         Registry {
             limits: ArcSwap::from_pointee(limits),
             counters: Arc::default(),
+            witness: OnceLock::new(),
             next_id: AtomicU64::new(0),
             connections: Default::default(),
             addresses: Mutex::default(),
@@ -98,9 +102,13 @@ impl Registry {
 /// kept there; not once the response head is out, nor for tunnels.
 fn offence(connection: &ConnState, limits: &ConnLimits, now: u64) -> Option<Cut> {
     let over = |limit: Duration| u128::from(connection.age_ms(now)) > limit.as_millis();
+    if u128::from(connection.blocked_for(now)) > limits.stall.as_millis() {
+        return Some(Cut::Stalled);
+    }
     match connection.phase() {
         Phase::Head if over(limits.head) => Some(Cut::Head),
         Phase::Idle if over(limits.keep_alive) => Some(Cut::Idle),
+        Phase::Tunnel if over(limits.tunnel) => Some(Cut::Idle),
         _ => None,
     }
 }
@@ -168,6 +176,23 @@ fn network(client: IpAddr) -> IpAddr {
 pub(super) struct Registered {
     registry: Arc<Registry>,
     pub state: Arc<ConnState>,
+}
+
+impl Registered {
+    /// Counts a refused request, tells the witness, and gives the answer to send.
+    pub fn refuse(&self, why: Refusal) -> Vec<u8> {
+        self.registry.counters.count_refused(why);
+        let (page, request_id) = refusal::page(why);
+        if let Some(witness) = self.registry.witness.get() {
+            witness.refused(&self.state, why, &request_id);
+        }
+        page
+    }
+
+    /// Bytes that a request head may have.
+    pub fn head_limit(&self) -> usize {
+        self.registry.limits.load().head_bytes
+    }
 }
 
 impl Drop for Registered {

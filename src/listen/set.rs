@@ -16,12 +16,15 @@ use tokio::time::Instant;
 
 use super::accept::{Acceptor, Settings};
 use super::limits::{ConnCounters, ConnLimits, Cut};
+use super::refusal::Witness;
 use super::registry::{Registry, sweeper};
 use crate::config::listeners::Listener;
 use crate::tls::{TlsError, TlsTable};
 
 /// Connections the kernel keeps for us to accept.
 const BACKLOG: i32 = 4096;
+/// How long connections that were cut may take to be over, with their lines in the access log.
+const CUT_TO_CLOSED: Duration = Duration::from_secs(1);
 /// How often a drain looks whether it is over.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// In a drain, how long an idle HTTP/2 client may leave GOAWAY and PING unanswered: a request may
@@ -100,6 +103,13 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// Listeners by name and real address, as a reload opened and closed them.
+#[derive(Debug, Default)]
+pub struct Applied {
+    pub opened: Vec<(Arc<str>, SocketAddr)>,
+    pub closed: Vec<(Arc<str>, SocketAddr)>,
+}
+
 /// Everything a reload needs of listeners, checked and bound; dropping it changes nothing.
 #[derive(Debug)]
 pub struct Change {
@@ -125,6 +135,11 @@ pub struct ListenerSet<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> ListenerSet<A> {
     pub fn new(app: Arc<A>, limits: ConnLimits) -> ListenerSet<A> {
         ListenerSet { app, registry: Arc::new(Registry::new(limits)), live: Mutex::default() }
+    }
+
+    /// Names who is told of refused requests; the first one counts.
+    pub fn set_witness(&self, witness: Box<dyn Witness>) {
+        let _ = self.registry.witness.set(witness);
     }
 
     /// Starts to serve, on the current tokio runtime. To be called once; later `add`.
@@ -154,7 +169,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> ListenerSet<A> {
 
     /// Closes one listener; its connections end after their current request.
     pub fn remove(&self, name: &str) -> bool {
-        self.retain(|live| &*live.settings.load().name != name)
+        !self.retain(|live| &*live.settings.load().name != name).is_empty()
     }
 
     /// Checks a new configuration without touching what runs. A listener whose address is served
@@ -172,12 +187,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> ListenerSet<A> {
     }
 
     /// Makes a prepared configuration the one that is served.
-    pub fn apply(&self, change: Change) -> io::Result<()> {
+    pub fn apply(&self, change: Change) -> io::Result<Applied> {
         let stays = |live: &Live| {
             let name = live.settings.load().name.clone();
             change.kept.iter().any(|(address, s)| matches(live, *address, &name, &s.name))
         };
-        self.retain(stays);
+        let mut applied = Applied { closed: self.retain(stays), ..Applied::default() };
         for (address, settings) in change.kept {
             let live = self.live.lock();
             let found = live
@@ -187,7 +202,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> ListenerSet<A> {
                 live.settings.store(Arc::new(settings));
             }
         }
-        change.added.into_iter().try_for_each(|bound| self.add(bound).map(drop))
+        for bound in change.added {
+            let name = bound.settings.name.clone();
+            applied.opened.push((name, self.add(bound)?));
+        }
+        Ok(applied)
     }
 
     fn serves(&self, listener: &Listener) -> bool {
@@ -196,18 +215,19 @@ impl<A: HttpServerApp + Send + Sync + 'static> ListenerSet<A> {
             .any(|live| matches(live, listener.address, &live.settings.load().name, &listener.name))
     }
 
-    fn retain(&self, stays: impl Fn(&Live) -> bool) -> bool {
-        let mut all = self.live.lock();
-        let before = all.len();
-        all.retain(|live| {
+    /// Closes every listener that does not stay; returns those.
+    fn retain(&self, stays: impl Fn(&Live) -> bool) -> Vec<(Arc<str>, SocketAddr)> {
+        let mut closed = Vec::new();
+        self.live.lock().retain(|live| {
             let stays = stays(live);
             if !stays {
                 live.stop.send_replace(true);
                 live.drain.send_replace(true);
+                closed.push((live.settings.load().name.clone(), live.local));
             }
             stays
         });
-        all.len() < before
+        closed
     }
 
     /// The real address of a listener.
@@ -260,6 +280,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> ListenerSet<A> {
             if Instant::now() >= deadline {
                 let left = self.open();
                 self.registry.cut_all(Cut::Drain);
+                let closed = Instant::now() + CUT_TO_CLOSED;
+                while self.open() > 0 && Instant::now() < closed {
+                    tokio::time::sleep(DRAIN_POLL).await;
+                }
                 return left;
             }
             tokio::time::sleep(DRAIN_POLL).await;

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
+use http::HeaderValue;
+use once_cell::sync::Lazy;
 use parking_lot::Mutex;
+use pingora::http::RequestHeader;
 
+use super::intake::body_length;
 use super::limits::{ConnCounters, Cut};
 use crate::tls::TlsInfo;
 
@@ -37,6 +40,9 @@ impl Phase {
     }
 }
 
+/// In `ConnState::body`: a chunked body.
+const UNKNOWN_LENGTH: u64 = u64::MAX;
+
 /// One client connection.
 #[derive(Debug)]
 pub struct ConnState {
@@ -44,6 +50,8 @@ pub struct ConnState {
     pub peer: SocketAddr,
     /// The client: the peer, or what a trusted PROXY header says.
     pub client: SocketAddr,
+    /// The client's address as headers name it.
+    pub client_text: HeaderValue,
     /// Where the client connected to.
     pub local: SocketAddr,
     /// The listener's name at the time of the connection.
@@ -56,6 +64,10 @@ pub struct ConnState {
     since_ms: AtomicU64,
     active: AtomicU32,
     requests: AtomicU64,
+    /// Of the current HTTP/1 request.
+    body: AtomicU64,
+    /// Since when the client takes nothing of what is sent; 0: it does.
+    blocked_ms: AtomicU64,
     /// 0, or 1 + the index in `Cut::ALL`.
     cut: AtomicU8,
     reader: Mutex<Option<Waker>>,
@@ -75,9 +87,14 @@ pub(super) struct Arrival {
 impl ConnState {
     pub(super) fn new(arrival: Arrival, id: u64, counters: Arc<ConnCounters>) -> ConnState {
         let h2 = arrival.tls.as_ref().is_some_and(TlsInfo::is_h2);
+        let client_text = arrival.client.ip().to_canonical().to_string();
+        // An address is always a valid value.
+        let client_text =
+            HeaderValue::try_from(client_text).unwrap_or(HeaderValue::from_static("unknown"));
         ConnState {
             peer: arrival.peer,
             client: arrival.client,
+            client_text,
             local: arrival.local,
             listener: arrival.listener,
             tls: arrival.tls,
@@ -88,6 +105,8 @@ impl ConnState {
             since_ms: AtomicU64::new(now_ms()),
             active: AtomicU32::new(0),
             requests: AtomicU64::new(0),
+            body: AtomicU64::new(0),
+            blocked_ms: AtomicU64::new(0),
             cut: AtomicU8::new(0),
             reader: Mutex::new(None),
             writer: Mutex::new(None),
@@ -100,22 +119,26 @@ impl ConnState {
     }
 
     /// A whole request head was read. To be called once for each request.
-    pub fn request_begins(&self) {
+    pub fn request_begins(&self, head: &RequestHeader) {
+        let length = body_length(head).filter(|length| *length < UNKNOWN_LENGTH);
+        self.body.store(length.unwrap_or(UNKNOWN_LENGTH), Relaxed);
         self.requests.fetch_add(1, Relaxed);
         self.active.fetch_add(1, Relaxed);
         self.counters.in_flight.fetch_add(1, Relaxed);
         self.enter(Phase::Active);
     }
 
-    /// The request is over, however it went. To be called once for each `request_begins`.
+    /// The request is over, however it went. To be called once for each `request_begins`. An
+    /// HTTP/1 connection is idle only when Pingora gives it back, with its body read.
     pub fn request_ends(&self) {
         self.counters.in_flight.fetch_sub(1, Relaxed);
-        if self.active.fetch_sub(1, Relaxed) == 1 {
+        if self.active.fetch_sub(1, Relaxed) == 1 && self.is_h2() {
             self.enter(Phase::Idle);
         }
     }
 
-    /// The connection was upgraded: limits on requests no longer apply.
+    /// The connection was upgraded, or bytes passed since: limits on requests no longer apply, but
+    /// one on silence.
     pub fn is_tunnel(&self) {
         self.enter(Phase::Tunnel);
     }
@@ -131,8 +154,9 @@ impl ConnState {
         Cut::ALL.get(index).copied()
     }
 
-    pub(super) fn counters(&self) -> &Arc<ConnCounters> {
-        &self.counters
+    /// The length of the current body, if its head said one.
+    pub(super) fn body(&self) -> Option<u64> {
+        Some(self.body.load(Relaxed)).filter(|length| *length != UNKNOWN_LENGTH)
     }
 
     pub(super) fn speaks_h2(&self) {
@@ -152,6 +176,23 @@ impl ConnState {
     /// Milliseconds in the current phase.
     pub(super) fn age_ms(&self, now: u64) -> u64 {
         now.saturating_sub(self.since_ms.load(Relaxed))
+    }
+
+    /// A write has to wait for the client.
+    pub(super) fn write_waits(&self) {
+        let _ = self.blocked_ms.compare_exchange(0, now_ms().max(1), Relaxed, Relaxed);
+    }
+
+    pub(super) fn write_moves(&self) {
+        self.blocked_ms.store(0, Relaxed);
+    }
+
+    /// Milliseconds in which the client took nothing.
+    pub(super) fn blocked_for(&self, now: u64) -> u64 {
+        match self.blocked_ms.load(Relaxed) {
+            0 => 0,
+            since => now.saturating_sub(since),
+        }
     }
 
     /// Bytes came in: between HTTP/1 requests, that is the start of a head.
@@ -200,6 +241,6 @@ fn park(slot: &Mutex<Option<Waker>>, cx: &Context<'_>) {
 
 /// Milliseconds on a clock of this process.
 pub(super) fn now_ms() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64
+    static START: Lazy<Instant> = Lazy::new(Instant::now);
+    START.elapsed().as_millis() as u64
 }

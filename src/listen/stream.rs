@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -15,11 +15,13 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::limits::Cut;
+use super::intake::{End, Intake};
+use super::limits::{Cut, Refusal};
+use super::linger::Afterlife;
 use super::registry::Registered;
 use super::state::{ConnState, Phase};
 
@@ -30,9 +32,6 @@ const GATHER: usize = 4096;
 const PEEK: usize = 1024;
 /// What every HTTP/2 connection starts with.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// What a client reads whose head took too long, if nothing was written before.
-const HEAD_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// The socket under a connection.
 #[derive(Debug)]
@@ -69,6 +68,12 @@ pub(super) struct Conn {
     ahead: Vec<u8>,
     /// Written by Pingora, not yet sent; HTTP/1 only.
     gathered: Vec<u8>,
+    intake: Intake,
+    /// Our own answer was sent; what Pingora writes goes nowhere.
+    refused: bool,
+    /// The client has closed its side.
+    ended: bool,
+    afterlife: Afterlife,
     ssl: Option<Arc<SslDigest>>,
     socket: Arc<SocketDigest>,
     proxy: Arc<ProxyDigest>,
@@ -92,6 +97,10 @@ impl Conn {
             transport,
             ahead: Vec::new(),
             gathered: Vec::new(),
+            intake: Intake::default(),
+            refused: false,
+            ended: false,
+            afterlife: Afterlife::default(),
             ssl,
             socket: Arc::new(socket),
             proxy: Arc::new(proxy),
@@ -105,12 +114,23 @@ impl Conn {
         &self.registered.state
     }
 
+    /// Where the socket is left if the client may still be sending when this is dropped.
+    pub fn afterlife(&self) -> Afterlife {
+        self.afterlife.clone()
+    }
+
+    /// Whether Pingora, which gave the stream back, has bytes of a next request.
+    pub fn end_of_request(&self) -> End {
+        self.intake.end(self.state().body())
+    }
+
     /// Waits for the client with nothing allocated. False: it closed.
     pub async fn wait_readable(&mut self) -> io::Result<bool> {
         if !self.ahead.is_empty() {
             return Ok(true);
         }
         self.gathered = Vec::new();
+        self.intake = Intake::default();
         if let Transport::Plain(tcp) = &self.transport {
             let state = &self.registered.state;
             std::future::poll_fn(|cx| {
@@ -143,28 +163,86 @@ impl Conn {
         }
     }
 
-    /// Waits for the first or further bytes, and keeps them. False: it closed. Not to be dropped
-    /// while bytes are kept.
+    /// Waits for the first or further bytes, and keeps them. False: it closed.
     pub async fn read_ahead(&mut self) -> io::Result<bool> {
-        let before = std::mem::take(&mut self.ahead);
         let mut buffer = [0; PEEK];
-        let count = self.read(&mut buffer).await?;
-        self.ahead = before;
-        self.ahead.extend_from_slice(&buffer[..count]);
-        Ok(count > 0)
+        let mut piece = ReadBuf::new(&mut buffer);
+        std::future::poll_fn(|cx| self.poll_socket(cx, &mut piece)).await?;
+        let came = piece.filled();
+        if !came.is_empty() {
+            self.state().bytes_came();
+        }
+        self.ahead.extend_from_slice(came);
+        Ok(!came.is_empty())
+    }
+
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check_cut(cx)?;
+        let room = buf.remaining();
+        let result = self.transport.pinned().poll_read(cx, buf);
+        if result.is_pending() && self.state().wait_read(cx) {
+            self.check_cut(cx)?;
+        }
+        ready!(result)?;
+        self.ended |= room > 0 && buf.remaining() == room;
+        Poll::Ready(Ok(()))
     }
 
     /// Fails once the connection is cut; a slow HTTP/1 head is told so first.
     fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(why) = self.state().killed() else { return Ok(()) };
         if why == Cut::Head && !self.state().is_h2() && self.state().phase() == Phase::Head {
-            self.state().enter(Phase::Active);
+            self.refuse(Refusal::HeadTimeout);
             // As good as it gets: the client may not read.
-            if let Poll::Ready(Ok(_)) = self.transport.pinned().poll_write(cx, HEAD_TIMEOUT) {
-                let _ = self.transport.pinned().poll_flush(cx);
-            }
+            let _ = self.send_gathered(cx);
+            let _ = self.transport.pinned().poll_flush(cx);
         }
         Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Gathers our own answer to a request that the application will not see.
+    fn refuse(&mut self, why: Refusal) {
+        self.gathered = self.registered.refuse(why);
+        self.refused = true;
+        self.state().enter(Phase::Active);
+    }
+
+    /// Takes note of what Pingora is given.
+    fn note_input(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.state().phase() {
+            _ if bytes.is_empty() => {}
+            _ if self.state().is_h2() || self.refused => {}
+            Phase::Tunnel => self.state().is_tunnel(),
+            Phase::Active => self.intake.body(bytes),
+            Phase::Idle | Phase::Head => {
+                self.state().bytes_came();
+                self.intake.head(bytes);
+                if self.intake.head_bytes() > self.registered.head_limit() {
+                    self.refuse(Refusal::HeadTooLarge);
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An answer before any request began is Pingora's own, to a head that it cannot read.
+    fn note_output(&mut self) {
+        match self.state().phase() {
+            Phase::Idle | Phase::Head => {
+                let long = self.intake.too_many_lines();
+                self.refuse(if long { Refusal::HeadTooLarge } else { Refusal::Malformed });
+            }
+            Phase::Active => {}
+            Phase::Tunnel => self.state().is_tunnel(),
+        }
+    }
+
+    /// Whether the client may be sending what nobody will read.
+    fn leaves_unread(&self) -> bool {
+        let over = self.state().is_h2() || self.state().phase() == Phase::Tunnel;
+        let gone = self.ended || self.state().killed().is_some();
+        !over && !gone && (self.refused || self.end_of_request() == End::Elsewhere)
     }
 
     fn send_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -182,31 +260,38 @@ impl Conn {
             }
         };
         self.gathered.drain(..sent);
+        if sent > 0 {
+            self.state().write_moves();
+        }
         self.or_cut(cx, result)
     }
 
-    /// Registers for a cut where a write has to wait.
+    /// Registers for a cut where a write has to wait, and notes since when it does.
     fn or_cut<T>(&self, cx: &Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_pending() && self.state().wait_write(cx) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if result.is_ready() {
+            self.state().write_moves();
+            return result;
         }
-        result
-    }
-
-    /// An answer before any request began is Pingora's own, to a malformed head.
-    fn note_answer(&self) {
-        if self.state().phase() == Phase::Head {
-            self.state().counters().malformed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            self.state().enter(Phase::Active);
+        self.state().write_waits();
+        match self.state().wait_write(cx) {
+            true => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            false => Poll::Pending,
         }
     }
 }
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        if let Transport::Plain(tcp) = &self.transport {
-            // A last answer before a close; nobody is left to hear of a failure.
-            let _ = tcp.try_write(&self.gathered);
+        if self.state().is_h2() {
+            return;
+        }
+        // A last answer before a close; nobody is left to hear of a failure.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let _ = self.send_gathered(cx);
+        let _ = self.transport.pinned().poll_flush(cx);
+        if self.leaves_unread() {
+            let _ = self.transport.pinned().poll_shutdown(cx);
+            self.afterlife.keep(self.transport.tcp());
         }
     }
 }
@@ -218,26 +303,18 @@ impl AsyncRead for Conn {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.ahead.is_empty() {
+        let before = buf.filled().len();
+        if this.ahead.is_empty() {
+            ready!(this.poll_socket(cx, buf))?;
+        } else {
             let count = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead[..count]);
             this.ahead.drain(..count);
             if this.ahead.is_empty() {
                 this.ahead = Vec::new();
             }
-            this.state().bytes_came();
-            return Poll::Ready(Ok(()));
         }
-        this.check_cut(cx)?;
-        let before = buf.filled().len();
-        let result = this.transport.pinned().poll_read(cx, buf);
-        if result.is_pending() && this.state().wait_read(cx) {
-            this.check_cut(cx)?;
-        }
-        if buf.filled().len() > before {
-            this.state().bytes_came();
-        }
-        result
+        Poll::Ready(this.note_input(&buf.filled()[before..]))
     }
 }
 
@@ -253,7 +330,10 @@ impl AsyncWrite for Conn {
             let result = this.transport.pinned().poll_write(cx, bytes);
             return this.or_cut(cx, result);
         }
-        this.note_answer();
+        this.note_output();
+        if this.refused {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         if this.gathered.len() + bytes.len() > GATHER {
             ready!(this.send_gathered(cx))?;
         }

@@ -30,7 +30,7 @@ impl HttpServerApp for Whoami {
         }
         let digest = session.digest()?.proxy_digest.clone()?;
         let state = digest.user_data.as_ref()?.downcast_ref::<Arc<ConnState>>()?.clone();
-        state.request_begins();
+        state.request_begins(session.req_header());
         if *drain.borrow() {
             session.set_keepalive(None);
         }

@@ -72,6 +72,8 @@ pub struct Attempt {
     pub first_began: Option<Instant>,
     pub began: Option<Instant>,
     pub retries: u32,
+    /// 1xx responses so far.
+    pub informational: u32,
     /// Time spent waiting for origins.
     pub waited: Duration,
 }

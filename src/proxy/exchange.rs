@@ -8,8 +8,7 @@ use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
-use super::forward;
-use super::route::set_path;
+use super::{forward, head};
 use crate::routing::path::normalise;
 use crate::script::{
     self, CertInfo, Client, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
@@ -93,7 +92,7 @@ pub fn edit_request(session: &mut Session, ctx: &mut Ctx, edited: RequestDraft) 
         Err(_) if edited.path == "*" => edited.path,
         Err(bad) => return Err(ctx.refuse(Failure::FilterMessage(format!("path: {bad}")))),
     };
-    set_path(session, &path, edited.query.as_deref())?;
+    set_target(session.req_header_mut(), &path, edited.query.as_deref())?;
     edit_head(session.req_header_mut(), &edited.method, &edited.host, &edited.headers)?;
     choose_upstream(ctx, edited.upstream.as_deref())?;
     forward::conform(session.req_header_mut(), ctx)
@@ -105,15 +104,16 @@ pub fn edit_upstream_request(
     ctx: &mut Ctx,
     edited: &RequestDraft,
 ) -> Result<()> {
-    let target = match &edited.query {
-        Some(query) => format!("{}?{query}", edited.path),
-        None => edited.path.clone(),
-    };
-    if head.raw_path() != target.as_bytes() {
-        head.set_raw_path(target.as_bytes())?;
-    }
+    set_target(head, &edited.path, edited.query.as_deref())?;
     edit_head(head, &edited.method, &edited.host, &edited.headers)?;
     forward::conform(head, ctx)
+}
+
+fn set_target(head: &mut RequestHeader, path: &str, query: Option<&str>) -> Result<()> {
+    if (head.uri.path(), head.uri.query()) == (path, query) {
+        return Ok(());
+    }
+    head::edit(head, |parts| head::set_target(&mut parts.uri, path, query))
 }
 
 fn edit_head(
@@ -150,6 +150,10 @@ fn changed(before: &HeaderMap, after: &HeaderMap) -> Vec<HeaderName> {
 
 fn choose_upstream(ctx: &mut Ctx, name: Option<&str>) -> Result<()> {
     let Some(name) = name else { return Ok(()) };
+    if ctx.routed()?.upstream.is_none() {
+        let text = "req.upstream has no effect on a route that answers by itself".to_owned();
+        return Err(ctx.refuse(Failure::FilterMessage(text)));
+    }
     let chosen = ctx.facts()?.snapshot.upstreams.get(name).cloned();
     let Some(chosen) = chosen else {
         let text = format!("there is no upstream named \"{name}\"");

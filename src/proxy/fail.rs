@@ -11,6 +11,7 @@ use pingora_proxy::{FailToProxy, Session};
 use super::conform::Ambiguous;
 use super::ctx::Ctx;
 use super::response;
+use crate::listen::Cut;
 use crate::script::{From, ResponseDraft};
 use crate::snapshot::Shared;
 
@@ -23,6 +24,8 @@ pub enum Failure {
     BadPath(Cow<'static, str>),
     #[error("the target is longer than {0} bytes")]
     TargetTooLong(u64),
+    #[error("more than {0} header lines")]
+    TooManyHeaders(u32),
     #[error("no route")]
     NoRoute,
     #[error("method not allowed; allowed: {0}")]
@@ -51,6 +54,8 @@ pub enum Failure {
     UpstreamInvalid(String),
     #[error("the client went away: {0}")]
     ClientGone(String),
+    #[error("the client was cut, {why:?}: {text}")]
+    Cut { why: Cut, text: String },
     #[error("the client sent something invalid: {0}")]
     ClientInvalid(String),
     #[error("internal: {0}")]
@@ -81,6 +86,12 @@ impl Failure {
                 "The address is too long.",
                 Level::Debug,
                 "target_too_long",
+            ),
+            Self::TooManyHeaders(_) => row(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The request's head is too large.",
+                Level::Debug,
+                "too_many_headers",
             ),
             Self::NoRoute => {
                 row(StatusCode::NOT_FOUND, "There is nothing here.", Level::Debug, "no_route")
@@ -143,6 +154,7 @@ impl Failure {
                 "upstream_invalid",
             ),
             Self::ClientGone(_) => row(bad, "", Level::Debug, "client_gone"),
+            Self::Cut { why, .. } => row(bad, "", Level::Debug, why.label()),
             Self::ClientInvalid(_) => {
                 row(bad, "The request is malformed.", Level::Debug, "client_invalid")
             }
@@ -174,11 +186,12 @@ impl Failure {
         match error.esource() {
             ErrorSource::Upstream => Self::of_upstream(error.etype(), text),
             ErrorSource::Downstream => match error.etype() {
-                ErrorType::WriteError
-                | ErrorType::WriteTimedout
-                | ErrorType::ReadError
-                | ErrorType::ReadTimedout
-                | ErrorType::ConnectionClosed => Self::ClientGone(text),
+                ErrorType::WriteTimedout | ErrorType::ReadTimedout => {
+                    Self::Cut { why: Cut::Stalled, text }
+                }
+                ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed => {
+                    Self::ClientGone(text)
+                }
                 _ => Self::ClientInvalid(text),
             },
             ErrorSource::Internal | ErrorSource::Unset => match error.etype() {
@@ -204,7 +217,11 @@ impl Failure {
             | ErrorType::BindError
             | ErrorType::SocketError => Self::Connect(text),
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Self::ResponseTimeout(text),
-            ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Self::UpstreamInvalid(text),
+            ErrorType::InvalidHTTPHeader
+            | ErrorType::H1Error
+            | ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => {
+                Self::UpstreamInvalid(text)
+            }
             _ => Self::UpstreamClosed(text),
         }
     }
@@ -220,12 +237,16 @@ pub async fn answer(
     if ctx.outcome.answered_by.is_some() && session.response_written().is_some() {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
-    let failure = ctx.outcome.failure.take().unwrap_or_else(|| Failure::of(error));
+    let failure = cause(error, ctx);
     let row = failure.row();
     tell_log(&failure, &row, ctx);
     ctx.outcome.failure = Some(failure.clone());
+    let reusable = matches!(failure, Failure::NoRoute | Failure::MethodNotAllowed(_));
+    if !reusable {
+        session.set_keepalive(None);
+    }
     let sent = match (&failure, session.response_written()) {
-        (Failure::ClientGone(_), _) => false,
+        (Failure::ClientGone(_) | Failure::Cut { .. }, _) => false,
         (_, Some(_)) => false,
         (_, None) => {
             let page = page(session, ctx, &row);
@@ -234,8 +255,18 @@ pub async fn answer(
     };
     FailToProxy {
         error_code: if sent { row.status.as_u16() } else { 0 },
-        can_reuse_downstream: sent
-            && matches!(failure, Failure::NoRoute | Failure::MethodNotAllowed(_)),
+        can_reuse_downstream: sent && reusable,
+    }
+}
+
+/// What ended the request: what a phase said, or what Pingora's error means. A client that seems to
+/// be gone may have been cut by us.
+pub fn cause(error: &Error, ctx: &mut Ctx) -> Failure {
+    let conn = ctx.facts.as_ref().and_then(|facts| facts.conn.as_ref());
+    let cut = conn.and_then(|live| live.0.killed());
+    match (ctx.outcome.failure.take().unwrap_or_else(|| Failure::of(error)), cut) {
+        (Failure::ClientGone(text), Some(why)) => Failure::Cut { why, text },
+        (failure, _) => failure,
     }
 }
 

@@ -12,6 +12,7 @@ use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
+use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
@@ -215,9 +216,7 @@ fn is_spelt_out(host: &str) -> bool {
 fn outgoing(request: FetchRequest, trace: &TraceContext) -> ClientRequest {
     let path = request.url.path_and_query().map_or("/", |path| path.as_str());
     let mut headers: HeaderMap = request.headers;
-    if let Ok(trace) = trace.to_string().parse() {
-        headers.insert("traceparent", trace);
-    }
+    headers.insert(&TRACEPARENT, trace.header());
     ClientRequest {
         method: request.method,
         path_and_query: path.to_owned(),

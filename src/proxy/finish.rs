@@ -8,11 +8,11 @@ use pingora_proxy::Session;
 
 use super::ctx::{Ctx, Facts};
 use super::exchange;
-use super::fail::Failure;
+use super::fail;
 use super::filters::run_hook;
 use super::peer;
 use crate::script::{Hook, ResponseDraft};
-use crate::snapshot::Shared;
+use crate::snapshot::{RouteState, Shared};
 use crate::telemetry::access_log::Entry;
 
 /// Called once for each request, however it went.
@@ -26,7 +26,7 @@ pub async fn record(
     if let Some(error) =
         error.filter(|_| ctx.outcome.failure.is_none() && ctx.outcome.answered_by.is_none())
     {
-        ctx.outcome.failure = Some(Failure::of(error));
+        ctx.outcome.failure = Some(fail::cause(error, ctx));
     }
     ctx.outcome.status = session.response_written().map_or(0, |head| head.status.as_u16());
     ctx.outcome.body_out = session.body_bytes_sent() as u64;
@@ -35,7 +35,11 @@ pub async fn record(
     if let (Some(log), Some(facts)) = (&*shared.access_log.load(), &ctx.facts) {
         log.write(entry(session, ctx, facts));
     }
-    run_on_log(session, ctx, shared).await;
+    if let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone())
+        && route.has(Hook::Log)
+    {
+        Box::pin(run_on_log(session, ctx, shared, &route)).await;
+    }
 }
 
 fn count(ctx: &Ctx, shared: &Shared) {
@@ -98,11 +102,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
 }
 
 /// `on_log` of every filter, outermost first; what they answer is nobody's concern.
-async fn run_on_log(session: &Session, ctx: &mut Ctx, shared: &Arc<Shared>) {
-    let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone()) else { return };
-    if !route.has(Hook::Log) {
-        return;
-    }
+async fn run_on_log(session: &Session, ctx: &mut Ctx, shared: &Arc<Shared>, route: &RouteState) {
     let Ok(mut exchange) = exchange::of_request(session.req_header(), ctx) else { return };
     let unanswered = || ResponseDraft::new(http::StatusCode::BAD_GATEWAY, "");
     exchange.response = Some(ctx.scripts.response.take().unwrap_or_else(unanswered));

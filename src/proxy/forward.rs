@@ -2,108 +2,130 @@
 
 use std::net::IpAddr;
 
-use http::header;
-use pingora::Result;
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
 use pingora::http::RequestHeader;
+use pingora::{ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
-use super::accept::REQUEST_ID;
+use super::accept;
 use super::conform;
 use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
+use super::head::{
+    self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, TRACESTATE,
+};
 use crate::config::routes::Rewrite;
+use crate::config::upstreams::Protocol;
 
-const FORWARDED_FOR: &str = "x-forwarded-for";
-const FORWARDED_PROTO: &str = "x-forwarded-proto";
-const FORWARDED_HOST: &str = "x-forwarded-host";
-/// This proxy's name in `Via` (RFC 9110, 7.6.3).
-const PSEUDONYM: &str = "selvedge";
+/// The headers added here, at most.
+pub const ADDED: usize = 8;
+/// This proxy in `Via` (RFC 9110, 7.6.3), by the version of the client's request.
+const VIA_10: HeaderValue = HeaderValue::from_static("1.0 selvedge");
+const VIA_11: HeaderValue = HeaderValue::from_static("1.1 selvedge");
+const VIA_2: HeaderValue = HeaderValue::from_static("2.0 selvedge");
 
 /// Prepares the origin's copy of the request.
 pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
-    let routed = ctx.routed()?;
-    let facts = ctx.facts()?;
-    if let Some(rewrite) = &routed.route.config.rewrite {
-        rewrite_path(head, rewrite)?;
+    demand_http2(head, ctx)?;
+    let (routed, facts) = (ctx.routed()?, ctx.facts()?);
+    let via = match session.req_header().version {
+        Version::HTTP_2 => VIA_2,
+        Version::HTTP_10 => VIA_10,
+        _ => VIA_11,
+    };
+    let host = routed.upstream.as_ref().and_then(|u| u.pool.config().host.as_deref());
+    let given = &session.req_header().headers;
+    head::edit(head, |parts| {
+        if let Some(rewrite) = &routed.route.config.rewrite {
+            rewrite_path(&mut parts.uri, rewrite)?;
+        }
+        let headers = &mut parts.headers;
+        headers.reserve(ADDED);
+        if let Some(host) = host {
+            headers.insert(header::HOST, value(host)?);
+        }
+        said_by_proxies(headers, facts)?;
+        headers.insert(&REQUEST_ID, facts.request_id.clone());
+        headers.insert(&TRACEPARENT, facts.trace.header());
+        if headers.contains_key(&TRACESTATE) && accept::parent(given).is_none() {
+            // It belongs to a trace that was not taken over (W3C Trace Context, 3.3.1).
+            headers.remove(&TRACESTATE);
+        }
+        head::append(headers, &header::VIA, via);
+        Ok(())
+    })
+}
+
+fn value(text: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(text).or_err(ErrorType::InvalidHTTPHeader, "a header for the origin")
+}
+
+/// Where the TLS handshake did not agree on HTTP/2, Pingora goes on with HTTP/1.1, also if that
+/// is not what the upstream is configured for.
+fn demand_http2(head: &RequestHeader, ctx: &mut Ctx) -> Result<()> {
+    let upstream = ctx.routed()?.upstream.as_ref();
+    let demanded = upstream.is_some_and(|u| u.pool.config().protocol == Protocol::Http2);
+    if demanded && head.version != Version::HTTP_2 {
+        let what = "the origin did not agree on HTTP/2".to_owned();
+        return Err(ctx.refuse(Failure::UpstreamTls(what)));
     }
-    if let Some(host) = routed.upstream.as_ref().and_then(|u| u.pool.config().host.as_ref()) {
-        head.insert_header(header::HOST, host)?;
-    }
-    said_by_proxies(session, head, facts)?;
-    head.insert_header(REQUEST_ID, &facts.request_id)?;
-    head.insert_header("traceparent", facts.trace.to_string())?;
-    let via = format!("{} {PSEUDONYM}", version(session));
-    append(head, "via", &via)
+    Ok(())
 }
 
 /// The same checks as on the way in, after filters had the request in hand.
 pub fn conform(head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
-    // HTTP/2 origins get their authority from Host, which is there by now.
-    let http2 = head.headers.get(header::HOST).is_none();
-    conform::request(head, http2, None)
-        .map_err(|what| ctx.refuse(Failure::FilterMessage(what.to_string())))
-}
-
-fn version(session: &Session) -> &'static str {
-    match session.req_header().version {
-        http::Version::HTTP_2 => "2.0",
-        http::Version::HTTP_10 => "1.0",
-        _ => "1.1",
-    }
+    conform::edited(head).map_err(|what| ctx.refuse(Failure::FilterMessage(what.to_string())))
 }
 
 /// `/prefix` and `/prefix/x`, but not `/prefixed`; the query stays.
-fn rewrite_path(head: &mut RequestHeader, rewrite: &Rewrite) -> Result<()> {
-    let Ok(target) = std::str::from_utf8(head.raw_path()) else { return Ok(()) };
-    let Some(rest) = target.strip_prefix(rewrite.prefix.as_str()) else { return Ok(()) };
+fn rewrite_path(uri: &mut Uri, rewrite: &Rewrite) -> Result<()> {
+    let Some(rest) = uri.path().strip_prefix(rewrite.prefix.as_str()) else { return Ok(()) };
     let new = match rest.bytes().next() {
-        Some(b'/') => format!("{}{rest}", rewrite.with),
-        None | Some(b'?') if rewrite.with.is_empty() => format!("/{rest}"),
-        None | Some(b'?') => format!("{}{rest}", rewrite.with),
+        None if rewrite.with.is_empty() => "/".to_owned(),
+        None | Some(b'/') => format!("{}{rest}", rewrite.with),
         Some(_) => return Ok(()),
     };
-    head.set_raw_path(new.as_bytes())
+    let query = uri.query().map(str::to_owned);
+    head::set_target(uri, &new, query.as_deref())
 }
 
 /// From a trusted proxy its words are kept and added to; from anyone else they are replaced.
-fn said_by_proxies(session: &Session, head: &mut RequestHeader, facts: &Facts) -> Result<()> {
-    let peer = facts.conn.as_ref().map_or(facts.client, |live| live.0.client.ip()).to_canonical();
-    let element = forwarded(peer, &facts.host, facts.scheme);
+fn said_by_proxies(headers: &mut HeaderMap, facts: &Facts) -> Result<()> {
+    let conn = facts.conn.as_ref().map(|live| &live.0);
+    let peer = conn.map_or(facts.client, |conn| conn.client.ip()).to_canonical();
+    let peer_text = match conn {
+        Some(conn) => conn.client_text.clone(),
+        None => value(&peer.to_string())?,
+    };
+    let element = forwarded(peer, &peer_text, &facts.host, facts.scheme)?;
+    let scheme = HeaderValue::from_static(facts.scheme);
     if !facts.trusted_peer {
-        head.insert_header(FORWARDED_FOR, peer.to_string())?;
-        head.insert_header(FORWARDED_PROTO, facts.scheme)?;
-        head.insert_header(FORWARDED_HOST, &*facts.host)?;
-        return head.insert_header(header::FORWARDED, element);
+        headers.insert(&FORWARDED_FOR, peer_text);
+        headers.insert(&FORWARDED_PROTO, scheme);
+        headers.insert(&FORWARDED_HOST, value(&facts.host)?);
+        headers.insert(header::FORWARDED, element);
+        return Ok(());
     }
-    append(head, FORWARDED_FOR, &peer.to_string())?;
-    append(head, header::FORWARDED.as_str(), &element)?;
-    let given = &session.req_header().headers;
-    if !given.contains_key(FORWARDED_PROTO) {
-        head.insert_header(FORWARDED_PROTO, facts.scheme)?;
+    head::append(headers, &FORWARDED_FOR, peer_text);
+    head::append(headers, &header::FORWARDED, element);
+    if !headers.contains_key(&FORWARDED_PROTO) {
+        headers.insert(&FORWARDED_PROTO, scheme);
     }
-    if !given.contains_key(FORWARDED_HOST) {
-        head.insert_header(FORWARDED_HOST, &*facts.host)?;
+    if !headers.contains_key(&FORWARDED_HOST) {
+        headers.insert(&FORWARDED_HOST, value(&facts.host)?);
     }
     Ok(())
 }
 
 /// One element of `Forwarded` (RFC 7239).
-fn forwarded(peer: IpAddr, host: &str, scheme: &str) -> String {
-    match peer {
-        IpAddr::V4(peer) => format!("for={peer};host=\"{host}\";proto={scheme}"),
-        IpAddr::V6(peer) => format!("for=\"[{peer}]\";host=\"{host}\";proto={scheme}"),
-    }
-}
-
-/// Adds to a list header, all of whose lines become one.
-fn append(head: &mut RequestHeader, name: &'static str, value: &str) -> Result<()> {
-    let mut joined = Vec::new();
-    for line in head.headers.get_all(name) {
-        joined.extend_from_slice(line.as_bytes());
-        joined.extend_from_slice(b", ");
-    }
-    joined.extend_from_slice(value.as_bytes());
-    head.insert_header(name, joined)
+fn forwarded(peer: IpAddr, text: &HeaderValue, host: &str, scheme: &str) -> Result<HeaderValue> {
+    let (open, close): (&[u8], &[u8]) = match peer {
+        IpAddr::V4(_) => (b"for=", b";host=\""),
+        IpAddr::V6(_) => (b"for=\"[", b"]\";host=\""),
+    };
+    let pieces = [open, text.as_bytes(), close, host.as_bytes(), b"\";proto=", scheme.as_bytes()];
+    let element = bytes::Bytes::from(pieces.concat());
+    HeaderValue::from_maybe_shared(element).or_err(ErrorType::InvalidHTTPHeader, "Forwarded")
 }
 
 #[cfg(test)]
@@ -111,10 +133,10 @@ mod tests {
     use super::*;
 
     fn rewritten(target: &str, prefix: &str, with: &str) -> String {
-        let mut head = RequestHeader::build("GET", target.as_bytes(), None).expect("head");
+        let mut uri: Uri = target.parse().expect("a target");
         let rewrite = Rewrite { prefix: prefix.into(), with: with.into() };
-        rewrite_path(&mut head, &rewrite).expect("rewrite");
-        String::from_utf8_lossy(head.raw_path()).into_owned()
+        rewrite_path(&mut uri, &rewrite).expect("rewrite");
+        uri.to_string()
     }
 
     #[test]
@@ -128,11 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn list_headers_become_one_line() {
-        let mut head = RequestHeader::build("GET", b"/", None).expect("head");
-        head.append_header("via", "1.0 a").expect("header");
-        head.append_header("via", "1.1 b").expect("header");
-        append(&mut head, "via", "1.1 selvedge").expect("append");
-        assert_eq!(head.headers["via"], "1.0 a, 1.1 b, 1.1 selvedge");
+    fn an_address_of_ip_6_is_quoted() {
+        let of = |ip: &str| {
+            let text = HeaderValue::from_str(ip).expect("text");
+            forwarded(ip.parse().expect("ip"), &text, "a.test", "https").expect("a value")
+        };
+        assert_eq!(of("192.0.2.1"), "for=192.0.2.1;host=\"a.test\";proto=https");
+        assert_eq!(of("2001:db8::1"), "for=\"[2001:db8::1]\";host=\"a.test\";proto=https");
     }
 }

@@ -18,6 +18,8 @@ mod finish;
 mod forward;
 /// Every hook of Pingora, each calling one phase.
 mod gateway;
+/// Request heads in the form that is cheap to edit.
+mod head;
 /// Choice of an endpoint, and whether to try another.
 mod peer;
 /// Request filters: may answer, edit, choose the upstream.

@@ -5,14 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header;
-use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::{Error, ErrorType, Result, RetryType};
 use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
+use super::head;
 use crate::config::upstreams::HashKey;
 use crate::snapshot::UpstreamState;
+
+/// 1xx responses before the real one at most, as many as curl takes.
+const MAX_INFORMATIONAL: u32 = 16;
 
 /// The next endpoint to try, within what is left of the total time.
 pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
@@ -35,10 +39,18 @@ pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         return Err(ctx.refuse(Failure::NoEndpoint(upstream.pool.name().to_string())));
     };
     let mut peer = upstream.pool.peer(&endpoint);
+    if !session.req_header().headers.keys().any(head::is_hop_by_hop) {
+        // Nothing is there that Pingora would have to look for and remove.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+    }
     cap(&mut peer.options.connection_timeout, left);
     cap(&mut peer.options.total_connection_timeout, left);
-    if !ctx.facts()?.upgrade {
-        cap(&mut peer.options.read_timeout, left);
+    match ctx.facts()? {
+        // Pingora has one limit for all reads, and a tunnel may be silent for long.
+        facts if facts.upgrade => {
+            peer.options.read_timeout = Some(facts.snapshot.limits.tunnel_timeout);
+        }
+        _ => cap(&mut peer.options.read_timeout, left),
     }
     ctx.attempt.current = Some(endpoint.begin());
     ctx.attempt.began = Some(now);
@@ -55,7 +67,10 @@ fn hash_key(session: &Session, ctx: &Ctx, by: &HashKey) -> Vec<u8> {
         HashKey::ClientIp => {
             ctx.facts.as_ref().map(|f| f.client.to_string().into_bytes()).unwrap_or_default()
         }
-        HashKey::Path => session.req_header().raw_path().to_vec(),
+        HashKey::Path => {
+            let target = session.req_header().raw_path();
+            target.split(|byte| *byte == b'?').next().unwrap_or_default().to_vec()
+        }
         HashKey::Header(name) => {
             headers.get(name).map(|v| v.as_bytes().to_vec()).unwrap_or_default()
         }
@@ -98,8 +113,9 @@ pub fn connect_failed(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
     error
 }
 
-/// The exchange broke. Only a request that may be repeated, of which nothing was answered, is
-/// tried again: on the same endpoint after a kept connection turned out dead, else on another.
+/// The exchange broke. A request of which nothing was answered is tried again: on the same
+/// endpoint after a kept connection turned out dead, else on another, and only if it may be
+/// repeated or the origin said that it did not touch it.
 pub fn exchange_failed(
     session: &Session,
     ctx: &mut Ctx,
@@ -112,19 +128,16 @@ pub fn exchange_failed(
     if let (Some(upstream), true) = (upstream(ctx), from_upstream) {
         upstream.metrics.failure(Failure::of(&error).row().label);
     }
-    let repeatable = session.req_header().method.is_idempotent()
-        && session.response_written().is_none()
+    let unanswered = session.response_written().is_none()
         && !session.as_ref().retry_buffer_truncated()
         && ctx.outcome.failure.is_none();
+    let untouched = unanswered && is_untouched(&error);
+    let repeatable = unanswered && session.req_header().method.is_idempotent();
     error.retry.decide_reuse(reused);
-    let stale = reused && error.retry() && repeatable;
-    let broke = from_upstream
-        && matches!(
-            error.etype(),
-            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
-        );
+    let stale = reused && error.retry() && (repeatable || untouched);
+    let another = untouched || (repeatable && from_upstream && is_broken_off(error.etype()));
     end_attempt(ctx, !stale);
-    error.set_retry(stale || (repeatable && broke && may_retry(ctx)));
+    error.set_retry(stale || (another && may_retry(ctx)));
     if let (true, Some(upstream)) = (error.retry(), upstream(ctx).cloned()) {
         match stale {
             true => upstream.metrics.retry(),
@@ -132,6 +145,34 @@ pub fn exchange_failed(
         }
     }
     error
+}
+
+/// An HTTP/2 origin refused the stream or went away before it (RFC 9113, 8.7).
+fn is_untouched(error: &Error) -> bool {
+    *error.etype() == ErrorType::H2Error && matches!(error.retry, RetryType::Decided(true))
+}
+
+/// Nothing came of it, or not in time: another endpoint may do better.
+fn is_broken_off(kind: &ErrorType) -> bool {
+    matches!(
+        kind,
+        ErrorType::ConnectionClosed
+            | ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::H2Error
+    )
+}
+
+/// A 1xx came, which says nothing yet; an origin must not go on like that for ever.
+pub fn still_waiting(ctx: &mut Ctx) -> Result<()> {
+    ctx.attempt.informational += 1;
+    if ctx.attempt.informational > MAX_INFORMATIONAL {
+        let what = "too many informational responses".to_owned();
+        return Err(ctx.refuse(Failure::UpstreamInvalid(what)));
+    }
+    Ok(())
 }
 
 fn may_retry(ctx: &Ctx) -> bool {

@@ -11,7 +11,7 @@ use super::fail::Failure;
 use super::filters::{Next, run_watched};
 use super::response;
 use crate::script::Hook;
-use crate::snapshot::Shared;
+use crate::snapshot::{RouteState, Shared};
 
 /// Refuses a body whose announced length is above the route's limit, before the origin is asked.
 pub fn limit_body(session: &Session, ctx: &mut Ctx) -> Result<()> {
@@ -25,11 +25,11 @@ pub fn limit_body(session: &Session, ctx: &mut Ctx) -> Result<()> {
 }
 
 /// The same for a body of unknown length, as it comes.
-pub fn count_body(ctx: &mut Ctx, bytes: usize) -> Result<()> {
+pub fn count_body(session: &Session, ctx: &mut Ctx, bytes: usize) -> Result<()> {
     ctx.outcome.body_in += bytes as u64;
     let limit = ctx.routed()?.route.config.max_body;
-    let tunnel = ctx.facts()?.upgrade;
-    if ctx.outcome.body_in > limit && !tunnel {
+    // Asking for a tunnel is not enough to have one.
+    if ctx.outcome.body_in > limit && !session.was_upgraded() {
         return Err(ctx.refuse(Failure::BodyTooLarge(limit)));
     }
     Ok(())
@@ -42,6 +42,16 @@ pub async fn run(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Resul
         ctx.scripts.entered = route.filters.len();
         return Ok(false);
     }
+    // Boxed, so that requests without filters do not carry the room for them.
+    Box::pin(run_hooks(session, ctx, shared, &route)).await
+}
+
+async fn run_hooks(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    shared: &Shared,
+    route: &RouteState,
+) -> Result<bool> {
     let mut exchange = exchange::of_request(session.req_header(), ctx)?;
     for (index, filter) in route.filters.iter().enumerate() {
         if filter.script.has(Hook::Request) {
@@ -73,6 +83,16 @@ pub async fn run_upstream(
     if !route.has(Hook::UpstreamRequest) {
         return Ok(());
     }
+    Box::pin(run_upstream_hooks(session, head, ctx, shared, &route)).await
+}
+
+async fn run_upstream_hooks(
+    session: &mut Session,
+    head: &mut RequestHeader,
+    ctx: &mut Ctx,
+    shared: &Shared,
+    route: &RouteState,
+) -> Result<()> {
     let mut exchange = exchange::of_request(head, ctx)?;
     for filter in route.filters.iter().filter(|filter| filter.script.has(Hook::UpstreamRequest)) {
         exchange = match run_watched(session, shared, ctx, filter, Hook::UpstreamRequest, exchange)

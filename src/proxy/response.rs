@@ -1,56 +1,58 @@
 //! What the client sees: the origin's response after filters, or one made here.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
-use super::accept::REQUEST_ID;
 use super::conform;
 use super::ctx::Ctx;
 use super::exchange;
 use super::fail::{Failure, Page};
 use super::filters::{Next, run_hook, run_watched};
+use super::head::{REQUEST_ID, is_hop_by_hop};
 use super::peer;
 use crate::script::{From, Hook, ResponseBody, ResponseDraft};
 use crate::snapshot::Shared;
-
-/// Headers about one connection, which end here (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [&str; 6] =
-    ["connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "upgrade"];
 
 /// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
 pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     let upgrade = ctx.facts()?.upgrade;
     conform::response(head, upgrade)
         .map_err(|what| ctx.refuse(Failure::UpstreamInvalid(what.to_string())))?;
-    if head.status.is_informational() {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
     }
-    peer::end_attempt(ctx, false);
     remove_hop_by_hop(head);
+    if head.status.is_informational() {
+        return peer::still_waiting(ctx);
+    }
+    peer::end_attempt(ctx, false);
     Ok(())
 }
 
+/// Headers about the origin's connection end here; the framing stays for Pingora.
 fn remove_hop_by_hop(head: &mut ResponseHeader) {
-    let listed: Vec<HeaderName> = head
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| name != header::CONTENT_LENGTH && name != header::TRANSFER_ENCODING)
-        .collect();
-    for name in &listed {
+    let names = head.headers.keys().filter(|name| is_hop_by_hop(name)).cloned();
+    let lines = head.headers.get_all(header::CONNECTION).iter();
+    let words = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let words = words.map(<[u8]>::trim_ascii).filter(|word| !is_about_reuse(word));
+    let listed = words.filter_map(|word| HeaderName::from_bytes(word).ok());
+    let names: Vec<HeaderName> = names.chain(listed).collect();
+    for name in names.iter().filter(|name| !is_framing(name)) {
         head.remove_header(name);
     }
-    for name in HOP_BY_HOP {
-        if head.headers.contains_key(name) {
-            head.remove_header(name);
-        }
-    }
+}
+
+/// The words of `Connection` that name no header.
+fn is_about_reuse(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"keep-alive") || word.eq_ignore_ascii_case(b"close")
+}
+
+/// Where the body ends, and what comes after it.
+fn is_framing(name: &HeaderName) -> bool {
+    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::TRAILER].contains(name)
 }
 
 /// The head is about to go to the client: `on_response` from the innermost filter outwards.
@@ -61,11 +63,12 @@ pub async fn to_client(
     shared: &Shared,
 ) -> Result<()> {
     if head.status.is_informational() {
-        tunnel(head, ctx);
+        tunnel(session, head, ctx);
         return Ok(());
     }
-    let draft = exchange::of_response(head, From::Origin);
-    if let Some(edited) = run_filters(session, ctx, shared, draft).await? {
+    if has_hook(ctx, Hook::Response) {
+        let draft = exchange::of_response(head, From::Origin);
+        let edited = Box::pin(run_filters(session, ctx, shared, draft)).await?;
         exchange::edit_response(head, &edited)?;
         if let ResponseBody::Replaced(body) = edited.body {
             replace_body(session, head, ctx, body)?;
@@ -74,27 +77,30 @@ pub async fn to_client(
     finish_head(session, head, ctx, shared)
 }
 
-fn tunnel(head: &ResponseHeader, ctx: &Ctx) {
+/// From here on both sides may be silent; how long, the connection's own watch sees.
+fn tunnel(session: &mut Session, head: &ResponseHeader, ctx: &Ctx) {
     if head.status == StatusCode::SWITCHING_PROTOCOLS
         && let Some(live) = ctx.facts.as_ref().and_then(|facts| facts.conn.as_ref())
     {
         live.0.is_tunnel();
+        session.set_read_timeout(None);
     }
 }
 
-/// Runs the hooks of the filters that the request has passed; `None` where nobody has one.
+fn has_hook(ctx: &Ctx, hook: Hook) -> bool {
+    ctx.routed.as_ref().is_some_and(|routed| routed.route.has(hook))
+}
+
+/// Runs `on_response` of the filters that the request has passed.
 async fn run_filters(
     session: &mut Session,
     ctx: &mut Ctx,
     shared: &Shared,
     draft: ResponseDraft,
-) -> Result<Option<ResponseDraft>> {
+) -> Result<ResponseDraft> {
     let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone()) else {
-        return Ok(None);
+        return Ok(draft);
     };
-    if !route.has(Hook::Response) {
-        return Ok(None);
-    }
     let mut exchange = exchange::of_request(session.req_header(), ctx)?;
     exchange.response = Some(draft);
     let entered = route.filters.iter().take(ctx.scripts.entered);
@@ -109,7 +115,8 @@ async fn run_filters(
             }
         };
     }
-    Ok(exchange.response)
+    let missing = || ctx.refuse(Failure::Internal("a filter's run lost the response".into()));
+    exchange.response.ok_or_else(missing)
 }
 
 /// The origin's body will be thrown away and `body` sent; the length is right from the start.
@@ -150,13 +157,14 @@ fn finish_head(
     shared: &Shared,
 ) -> Result<()> {
     let facts = ctx.facts()?;
-    head.insert_header(REQUEST_ID, &facts.request_id)?;
+    conform::for_client(head, session.req_header().version);
+    head.insert_header(REQUEST_ID.as_str(), &facts.request_id)?;
     ctx.outcome.first_byte = Some(facts.started.elapsed());
     ctx.outcome.status = head.status.as_u16();
     if !shared.is_ready() {
         session.set_keepalive(None);
     }
-    if ctx.routed.as_ref().is_some_and(|routed| routed.route.has(Hook::Log)) {
+    if has_hook(ctx, Hook::Log) {
         ctx.scripts.response = Some(exchange::of_response(head, From::Origin));
     }
     Ok(())
@@ -169,8 +177,10 @@ pub async fn send_draft(
     shared: &Shared,
     answer: ResponseDraft,
 ) -> Result<()> {
-    let kept = answer.clone();
-    let edited = run_filters(session, ctx, shared, answer).await?.unwrap_or(kept);
+    let edited = match has_hook(ctx, Hook::Response) {
+        true => run_filters(session, ctx, shared, answer).await?,
+        false => answer,
+    };
     let (status, headers, body) = exchange::of_draft(&edited);
     write(session, ctx, status, headers, body).await
 }
@@ -201,12 +211,11 @@ pub async fn send_failure(
         Some(answer) => answer,
         None => page.into_draft(),
     };
-    let kept = own.clone();
     // A filter that faults on the page of a failure must not hide the failure.
     let filter_failed = matches!(failure, Failure::FilterFault(_) | Failure::FiltersBusy);
-    let edited = match filter_failed {
-        true => kept,
-        false => run_filters(session, ctx, shared, own).await.ok().flatten().unwrap_or(kept),
+    let edited = match !filter_failed && has_hook(ctx, Hook::Response) {
+        true => run_filters(session, ctx, shared, own.clone()).await.unwrap_or(own),
+        false => own,
     };
     ctx.outcome.failure = Some(failure.clone());
     let (status, headers, body) = exchange::of_draft(&edited);
@@ -220,10 +229,10 @@ async fn ask_on_error(
     shared: &Shared,
     failure: &Failure,
 ) -> Option<ResponseDraft> {
-    let route = ctx.routed.as_ref()?.route.clone();
-    if !route.has(Hook::Error) {
+    if !has_hook(ctx, Hook::Error) {
         return None;
     }
+    let route = ctx.routed.as_ref()?.route.clone();
     let mut exchange = exchange::of_request(session.req_header(), ctx).ok()?;
     exchange.error = Some(exchange::of_failure(failure));
     let entered = route.filters.iter().take(ctx.scripts.entered);
@@ -250,8 +259,7 @@ async fn write(
 ) -> Result<()> {
     let mut head = ResponseHeader::build(status, Some(headers.len() + 2))?;
     for (name, value) in &headers {
-        let framing = name == header::CONTENT_LENGTH || name == header::TRANSFER_ENCODING;
-        if !framing && !HOP_BY_HOP.contains(&name.as_str()) {
+        if !is_framing(name) && !is_hop_by_hop(name) {
             head.append_header(name.clone(), value.clone())?;
         }
     }
@@ -260,11 +268,11 @@ async fn write(
         head.insert_header(header::CONTENT_LENGTH, body.len())?;
     }
     if let Some(facts) = &ctx.facts {
-        head.insert_header(REQUEST_ID, HeaderValue::clone(&facts.request_id))?;
+        head.insert_header(REQUEST_ID.as_str(), &facts.request_id)?;
         ctx.outcome.first_byte = Some(facts.started.elapsed());
     }
     ctx.outcome.status = status.as_u16();
-    if ctx.routed.as_ref().is_some_and(|routed| routed.route.has(Hook::Log)) {
+    if has_hook(ctx, Hook::Log) {
         ctx.scripts.response = Some(exchange::of_response(&head, From::Filter));
     }
     let no_body = bodiless || body.is_empty() || session.req_header().method == Method::HEAD;

@@ -1,12 +1,14 @@
 //! Which route a request takes, and the routes that answer by themselves.
 
+use std::borrow::Cow;
+
 use http::{HeaderValue, header};
 use pingora::Result;
 use pingora_proxy::Session;
 
 use super::ctx::{Ctx, Routed};
 use super::fail::{Failure, Page};
-use super::response;
+use super::{forward, head, response};
 use crate::config::routes::{Action, AmbiguousPath};
 use crate::routing::path::{Ambiguity, normalise};
 use crate::routing::{Found, RequestView};
@@ -14,18 +16,18 @@ use crate::snapshot::Shared;
 
 /// Fills `Ctx::routed` and puts the path's normal form into the request.
 pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
-    let (path, query, ambiguous) = match normal_path(session) {
+    let facts = ctx.facts()?;
+    let head = session.req_header();
+    let (path, query, ambiguous) = match normal_path(head.raw_path()) {
         Ok(normal) => normal,
         Err(failure) => return Err(ctx.refuse(failure)),
     };
-    let facts = ctx.facts()?;
-    let head = session.req_header();
     let found = facts.snapshot.router.find(&RequestView {
         host: &facts.host,
         path: &path,
         method: &head.method,
         headers: &head.headers,
-        query: query.as_deref(),
+        query,
     });
     let (index, params) = match found {
         Found::Route { index, params } => (index, params),
@@ -39,8 +41,22 @@ pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
     };
     let refuse_ambiguous = route.config.ambiguous_path == AmbiguousPath::Reject;
     let upstream = route.upstream.clone();
-    set_path(session, &path, query.as_deref())?;
+    let target = match &path {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(path) => {
+            let mut uri = head.uri.clone();
+            head::set_target(&mut uri, path, query)?;
+            Some(uri)
+        }
+    };
+    let path = path.into_owned();
     ctx.routed = Some(Routed { index, route, path, params, upstream });
+    head::edit(session.req_header_mut(), |parts| {
+        parts.headers.reserve(forward::ADDED);
+        if let Some(target) = target {
+            parts.uri = target;
+        }
+    });
     match ambiguous {
         Some(what) if refuse_ambiguous => {
             Err(ctx.refuse(Failure::BadPath(what.to_string().into())))
@@ -50,33 +66,20 @@ pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
 }
 
 /// The path in normal form, the query as it came, and what in the path could be read differently.
+#[expect(clippy::type_complexity)] // three things that no other place puts together
 fn normal_path(
-    session: &Session,
-) -> std::result::Result<(String, Option<String>, Option<Ambiguity>), Failure> {
-    let raw = session.req_header().raw_path();
-    let target = std::str::from_utf8(raw).map_err(|_| Failure::BadPath("not UTF-8".into()))?;
+    target: &[u8],
+) -> std::result::Result<(Cow<'_, str>, Option<&str>, Option<Ambiguity>), Failure> {
+    let target = std::str::from_utf8(target).map_err(|_| Failure::BadPath("not UTF-8".into()))?;
     let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query.to_owned())),
+        Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
     if path == "*" {
-        return Ok((path.to_owned(), query, None));
+        return Ok((path.into(), query, None));
     }
     let normal = normalise(path).map_err(|bad| Failure::BadPath(bad.to_string().into()))?;
-    Ok((normal.path.into_owned(), query, normal.ambiguous))
-}
-
-/// Makes `path?query` the request's target.
-pub fn set_path(session: &mut Session, path: &str, query: Option<&str>) -> Result<()> {
-    let head = session.req_header_mut();
-    let target = match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    if head.raw_path() != target.as_bytes() {
-        head.set_raw_path(target.as_bytes())?;
-    }
-    Ok(())
+    Ok((normal.path, query, normal.ambiguous))
 }
 
 /// Answers for a redirect or a fixed response; false where an upstream is to answer.

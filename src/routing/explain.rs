@@ -4,20 +4,16 @@ use super::router::{Found, RequestView, Router};
 use crate::config::pattern::canonical_host;
 
 /// What came of one route.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    #[error("takes the request")]
     Taken,
-    #[error("fits, but route {by} goes first")]
-    Outranked { by: usize },
-    #[error("is for another host")]
+    Outranked {
+        by: usize,
+    },
     Host,
-    #[error("is for another path")]
     Path,
     /// The condition that does not hold.
-    #[error("asks that {0}")]
     Condition(String),
-    #[error("is for other methods")]
     Method,
 }
 

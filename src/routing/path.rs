@@ -29,6 +29,8 @@ pub enum Ambiguity {
     EscapedNul,
     #[error("an empty segment (//)")]
     EmptySegment,
+    #[error("a dot segment with a parameter (..;)")]
+    DotParameter,
 }
 
 /// A path that no request may have.
@@ -44,23 +46,25 @@ pub enum BadPath {
 
 /// Normalises `path` (without its query): resolves dot segments (RFC 3986, 5.2.4), also escaped
 /// ones; decodes unreserved characters; writes other escapes in capitals; escapes what is not
-/// ASCII. `%2f`, `%5c`, `%00`, `\` and `//` stay as they are and are reported.
+/// ASCII. `%2f`, `%5c`, `%00`, `\`, `//` and `..;` stay as they are and are reported.
 pub fn normalise(path: &str) -> Result<Normalised<'_>, BadPath> {
     let survey = survey(path)?;
     let path = match (survey.recode, survey.dots) {
-        (false, false) => Cow::Borrowed(path),
-        (false, true) => Cow::Owned(resolve_dots(path)),
-        (true, _) => {
-            let recoded = recode(path);
-            Cow::Owned(if has_dots(&recoded) { resolve_dots(&recoded) } else { recoded })
-        }
+        (false, false) => return Ok(Normalised { path: path.into(), ambiguous: survey.ambiguous }),
+        (false, true) => Cow::Borrowed(path),
+        (true, _) => Cow::Owned(recode(path)),
     };
-    Ok(Normalised { path, ambiguous: survey.ambiguous })
+    // Servlet containers take the parameter off first, and then climb.
+    let climbs = path.contains("/.;") || path.contains("/..;");
+    let ambiguous = survey.ambiguous.or(climbs.then_some(Ambiguity::DotParameter));
+    let path = if has_dots(&path) { Cow::Owned(resolve_dots(&path)) } else { path };
+    Ok(Normalised { path, ambiguous })
 }
 
 /// What is to be done with a path, found without changing it.
 struct Survey {
     recode: bool,
+    /// Whether a segment begins with a dot, as `/.well-known` does, too.
     dots: bool,
     ambiguous: Option<Ambiguity>,
 }
@@ -99,8 +103,6 @@ fn survey(path: &str) -> Result<Survey, BadPath> {
         found.ambiguous = found.ambiguous.or(ambiguity);
         at += 1;
     }
-    // `/.well-known` begins like a dot segment and is none.
-    found.dots = found.dots && has_dots(path);
     Ok(found)
 }
 
@@ -184,6 +186,7 @@ mod tests {
             ("/a\u{e9}", "/a%C3%A9"),
             ("/a%252e%252e/b", "/a%252e%252e/b"),
             ("/.well-known/...", "/.well-known/..."),
+            ("/a;x=1/..b;/.c;", "/a;x=1/..b;/.c;"),
         ] {
             let found = normalise(path).expect(path);
             assert_eq!((&*found.path, found.ambiguous), (normal, None), "{path}");
@@ -202,6 +205,9 @@ mod tests {
             ("//", "//", Ambiguity::EmptySegment),
             ("/a//../b", "/a/b", Ambiguity::EmptySegment),
             ("/..//evil", "//evil", Ambiguity::EmptySegment),
+            ("/a/..;/b", "/a/..;/b", Ambiguity::DotParameter),
+            ("/a/%2E.;x=1/b", "/a/..;x=1/b", Ambiguity::DotParameter),
+            ("/a/../.;/b", "/.;/b", Ambiguity::DotParameter),
         ] {
             let found = normalise(path).expect(path);
             assert_eq!((&*found.path, found.ambiguous), (normal, Some(what)), "{path}");

@@ -49,6 +49,18 @@ pub struct Router {
     entries: Vec<Entry>,
 }
 
+/// The methods of a route that names none, as far as they have a standard. TRACE is not among
+/// them: it shows the client what the proxy and its filters added for the origin.
+const ANY: [Method; 7] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+];
+
 /// What is tested of a route once its host and path fit.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -131,7 +143,7 @@ impl Router {
         self.walk(request, &mut Spans::default(), &mut |index| {
             let entry = &self.entries[index];
             if entry.fit(request) == Fit::AllButMethod {
-                methods.extend(entry.matches.methods.iter().map(Method::as_str));
+                methods.extend(entry.methods().iter().map(Method::as_str));
             }
             false
         });
@@ -184,7 +196,15 @@ impl Entry {
     }
 
     pub(super) fn takes_method(&self, method: &Method) -> bool {
-        self.matches.methods.is_empty() || self.matches.methods.contains(method)
+        match &*self.matches.methods {
+            [] => *method != Method::TRACE,
+            given => given.contains(method),
+        }
+    }
+
+    /// What `Allow` says of this route.
+    fn methods(&self) -> &[Method] {
+        if self.matches.methods.is_empty() { &ANY } else { &self.matches.methods }
     }
 
     /// The order among routes of one host and path; what is equal stays as written.

@@ -50,6 +50,7 @@ pub struct Script {
     pub(super) facts: Arc<Facts>,
     file: PathBuf,
     source: String,
+    imports: Imports,
     hooks: Vec<Hook>,
 }
 
@@ -67,6 +68,11 @@ impl Script {
 
     pub fn name(&self) -> &str {
         &self.facts.name
+    }
+
+    /// Whether both were compiled from the same text, what they import included.
+    pub fn has_sources_of(&self, other: &Script) -> bool {
+        self.source == other.source && self.imports.same_sources(&other.imports)
     }
 
     pub fn file(&self) -> &Path {
@@ -157,7 +163,8 @@ impl Load {
         let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
         let hooks = hooks.collect();
         let ast = ast.clone_functions_only();
-        Ok(Script { engine, ast, facts: self.facts, file: self.file, source: self.source, hooks })
+        let Self { file, facts, imports, source } = self;
+        Ok(Script { engine, ast, facts, file, source, imports, hooks })
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {

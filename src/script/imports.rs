@@ -27,6 +27,8 @@ pub struct Imports {
     folder: PathBuf,
     files: Arc<Mutex<Vec<Imported>>>,
     loaded: Arc<Mutex<BTreeMap<String, SharedModule>>>,
+    /// From the outermost inwards: what is being loaded now.
+    loading: Arc<Mutex<Vec<String>>>,
     sealed: Arc<AtomicBool>,
 }
 
@@ -34,12 +36,26 @@ impl Imports {
     pub fn of(script: &Path) -> Self {
         let folder = script.parent().unwrap_or(Path::new("")).to_owned();
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
-        Self { folder, files: Arc::default(), loaded: Arc::default(), sealed: Arc::default() }
+        Self {
+            folder,
+            files: Arc::default(),
+            loaded: Arc::default(),
+            loading: Arc::default(),
+            sealed: Arc::default(),
+        }
     }
 
     /// From now on only what is loaded already can be imported.
     pub fn seal(&self) {
         self.sealed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the same files were imported with the same contents, in the same order.
+    pub fn same_sources(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.files.lock().clone(), other.files.lock().clone());
+        ours.iter()
+            .map(|it| (&it.file, &it.source))
+            .eq(theirs.iter().map(|it| (&it.file, &it.source)))
     }
 
     /// All that was imported, also by imports.
@@ -61,6 +77,16 @@ impl Imports {
         } else {
             Err(format!("\"{path}\" leads out of the script's folder"))
         }
+    }
+
+    fn enter(&self, path: &str, at: Position) -> Result<(), Box<EvalAltResult>> {
+        let mut loading = self.loading.lock();
+        if loading.iter().any(|outer| outer == path) {
+            let circle = format!("these import each other: {}, {path}", loading.join(", "));
+            return Err(Box::new(EvalAltResult::ErrorRuntime(circle.into(), at)));
+        }
+        loading.push(path.to_owned());
+        Ok(())
     }
 
     fn load(&self, engine: &Engine, path: &str, position: Position) -> Resolved {
@@ -102,8 +128,11 @@ impl ModuleResolver for Imports {
         if let Some(module) = known {
             return Ok(module);
         }
-        // Not held across the load: modules import modules. A circle meets the call-level limit.
-        let module = self.load(engine, path, at)?;
+        // No lock is held across the load: modules import modules.
+        self.enter(path, at)?;
+        let module = self.load(engine, path, at);
+        self.loading.lock().pop();
+        let module = module?;
         self.loaded.lock().insert(path.to_owned(), module.clone());
         Ok(module)
     }

@@ -1,19 +1,20 @@
 //! The running program: one Pingora server with our listeners as its only service, signals, drain.
 
+mod files;
 mod reload;
 mod service;
 mod signals;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 
-use crate::config::Config;
 use crate::config::problem::Problem;
 use crate::config::service::{AccessLog as AccessLogConfig, AccessLogFormat};
+use crate::config::upstreams::MAX_RETRIES;
+use crate::config::{Config, Input};
 use crate::listen::BindError;
 use crate::snapshot::{Shared, Snapshot};
 use crate::telemetry::access_log::Format;
@@ -37,7 +38,7 @@ pub enum StartError {
 
 /// Where a configuration came from, and its value.
 pub struct Source {
-    pub file: PathBuf,
+    pub input: Input,
     pub config: Config,
     pub threads: usize,
 }
@@ -48,19 +49,21 @@ pub fn run(
     source: Source,
     announce: impl Fn(&[(String, SocketAddr)]) + Send + Sync + 'static,
 ) -> Result<(), StartError> {
-    let Source { file, config, threads } = source;
+    let Source { input, config, threads } = source;
     let bindings = Bindings::open(&config)?;
     let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Metrics(e.to_string()))?);
     let access_log = open_access_log(&config.access_log, &metrics)?;
     let fixed = reload::Fixed::of(&config);
-    let snapshot = Snapshot::build(config, &file, &metrics, None).map_err(StartError::Problems)?;
+    let files = files::Files::of(&config);
+    let snapshot =
+        Snapshot::build(config, input.file(), &metrics, None).map_err(StartError::Problems)?;
     metrics.reloaded(true);
     let shared = Arc::new(Shared::new(snapshot, metrics, access_log));
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
     server.bootstrap();
     let proxy = Proxy::new(&server.configuration, &shared);
-    let listeners = Arc::new(Listeners::new(proxy, &shared, file, fixed));
+    let listeners = Arc::new(Listeners::new(proxy, &shared, input, fixed, files));
     server.add_service(service::Service::new(Arc::clone(&listeners), bindings, Arc::new(announce)));
     let signals = signals::Signals::new(Arc::clone(&listeners));
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
@@ -80,7 +83,8 @@ fn open_access_log(
         AccessLogFormat::Json => Format::Json,
         AccessLogFormat::Common => Format::Common,
     };
-    let target = config.path.clone().map_or(Target::Stdout, Target::File);
+    let target = config.path.as_ref().map(|path| path.value.clone());
+    let target = target.map_or(Target::Stdout, Target::File);
     AccessLog::start(target, format, metrics.access_log_dropped()).map(Some)
 }
 
@@ -91,7 +95,8 @@ fn server_conf(threads: usize) -> ServerConf {
         work_stealing: true,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),
-        max_retries: 8,
+        // Each attempt may first meet a kept connection that is dead.
+        max_retries: 2 * (1 + MAX_RETRIES as usize),
         upstream_keepalive_pool_size: 512,
         ..ServerConf::default()
     }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use serde_yaml::Value as Yaml;
 
+use super::files::Files;
 use super::open_access_log;
 use super::service::{Listeners, conn_limits};
 use crate::admin::{Reload, Reloaded};
+use crate::config::Config;
 use crate::config::problem::{Pos, Problem, Problems};
-use crate::config::{self, Config};
 use crate::snapshot::Snapshot;
 
 /// What only a restart can change.
@@ -22,16 +23,16 @@ pub struct Fixed {
 impl Fixed {
     pub fn of(config: &Config) -> Self {
         Self {
-            admin: config.admin.as_ref().map(|service| service.address.0),
-            metrics: config.metrics.as_ref().map(|service| service.address.0),
+            admin: config.admin.as_ref().map(|service| service.address.value.0),
+            metrics: config.metrics.as_ref().map(|service| service.address.value.0),
         }
     }
 }
 
 impl Reload for Listeners {
     fn reload(&self) -> Reloaded {
-        let _one_at_a_time = self.reloading.lock();
-        let outcome = self.swap();
+        let mut files = self.reloading.lock();
+        let outcome = self.swap(&mut files);
         self.shared.metrics.reloaded(outcome.is_ok());
         match &outcome {
             Ok(changes) => log::info!("reloaded: {changes}"),
@@ -46,22 +47,23 @@ impl Reload for Listeners {
 }
 
 impl Listeners {
-    fn swap(&self) -> Reloaded {
-        let config = config::load(&self.file)?;
+    fn swap(&self, files: &mut Files) -> Reloaded {
+        let config = self.input.load()?;
         if Fixed::of(&config) != self.fixed {
             return Err(self.problem("the admin and metrics addresses change at a restart only"));
         }
         let listeners = config.listeners.clone();
         let access_log = config.access_log.clone();
+        let files_now = Files::of(&config);
         let previous = self.shared.snapshot.load_full();
-        let next = Snapshot::build(config, &self.file, &self.shared.metrics, Some(&previous))?;
+        let next =
+            Snapshot::build(config, self.input.file(), &self.shared.metrics, Some(&previous))?;
         let change =
             self.proxy.prepare(&listeners).map_err(|error| self.problem(&error.to_string()))?;
         let Some(runtime) = self.runtime.get() else {
             return Err(self.problem("the server is still starting"));
         };
-        let log_changed =
-            shown(&next.effective, "access_log") != shown(&previous.effective, "access_log");
+        let log_changed = next.effective.get("access_log") != previous.effective.get("access_log");
         let log = match log_changed {
             true => Some(
                 open_access_log(&access_log, &self.shared.metrics)
@@ -70,32 +72,56 @@ impl Listeners {
             false => None,
         };
         // From here on nothing is refused.
-        let changes = changes(&previous, &next);
+        let touched = |section, name: &str| {
+            files_now.changed(files, section, name)
+                || section == "filters" && has_new_script(&previous, &next, name)
+        };
+        let changes = changes(&previous, &next, &touched);
+        *files = files_now;
         self.proxy.set_limits(conn_limits(&next.limits));
         self.shared.snapshot.store(Arc::new(next));
         if let Some(log) = log {
             self.shared.access_log.store(log.map(Arc::new));
         }
         let _runtime = runtime.enter();
-        self.proxy.apply(change).map_err(|error| self.problem(&error.to_string()))?;
+        let applied = self.proxy.apply(change).map_err(|error| self.problem(&error.to_string()))?;
+        for (name, address) in applied.closed {
+            log::info!("closed: {name} on {address}");
+        }
+        for (name, address) in applied.opened {
+            log::info!("listening: {name} on {address}");
+        }
         self.start_health(runtime);
         self.shared.prune_metrics(&previous);
         Ok(changes)
     }
 
     fn problem(&self, message: &str) -> Vec<Problem> {
-        let mut problems = Problems::new(&self.file);
-        problems.add(Pos { line: 1, column: 1 }, "", message, None);
+        let mut problems = Problems::new(self.input.file());
+        problems.add(Pos::default(), "", message, None);
         problems.into_sorted()
     }
 }
 
-fn shown<'y>(effective: &'y Yaml, key: &str) -> Option<&'y Yaml> {
-    effective.get(key)
+/// Whether a filter was compiled from another text than before, imports included.
+fn has_new_script(before: &Snapshot, after: &Snapshot, name: &str) -> bool {
+    let script = |snapshot: &Snapshot| {
+        let mut filters = snapshot.routes.iter().flat_map(|route| &route.filters);
+        filters.find(|filter| &*filter.config.name == name).map(|filter| filter.script.clone())
+    };
+    match (script(before), script(after)) {
+        (Some(before), Some(after)) => !after.has_sources_of(&before),
+        _ => false,
+    }
 }
 
-/// Names added, removed and changed in each named section.
-fn changes(before: &Snapshot, after: &Snapshot) -> Value {
+/// Names added, removed and changed in each named section, and the other sections that changed. `touched` tells of what changed
+/// behind a name.
+fn changes(
+    before: &Snapshot,
+    after: &Snapshot,
+    touched: &dyn Fn(&'static str, &str) -> bool,
+) -> Value {
     let mut changes = json!({ "version": after.version });
     for section in ["listeners", "upstreams", "filters", "routes"] {
         let (old, new) = (entries(&before.effective, section), entries(&after.effective, section));
@@ -109,9 +135,15 @@ fn changes(before: &Snapshot, after: &Snapshot) -> Value {
         changes[section] = json!({
             "added": names(&new, &|name, _| find(&old, name).is_none()),
             "removed": names(&old, &|name, _| find(&new, name).is_none()),
-            "changed": names(&new, &|name, value| find(&old, name).is_some_and(|o| o != *value)),
+            "changed": names(&new, &|name, value| {
+                find(&old, name).is_some_and(|o| o != *value || touched(section, name))
+            }),
         });
     }
+    let settings = ["trusted_proxies", "access_log", "limits"];
+    let changed =
+        settings.iter().filter(|key| before.effective.get(key) != after.effective.get(key));
+    changes["settings"] = json!({ "changed": changed.collect::<Vec<_>>() });
     changes
 }
 

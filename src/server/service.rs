@@ -1,13 +1,12 @@
 //! Our listeners as a Pingora service: proxy, admin and metrics, each a set of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, ShutdownWatch};
@@ -15,15 +14,20 @@ use pingora_core::apps::HttpServerOptions;
 use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::runtime::Handle;
 
+use super::files::Files;
 use super::reload::Fixed;
 use crate::admin::{Face, Operators, Reload};
-use crate::config::Config;
 use crate::config::listeners::Listener;
 use crate::config::service::{Limits, Service as ServiceAddress};
-use crate::listen::{BindError, Bound, ConnLimits, ListenerSet, bind};
+use crate::config::{Config, Input};
+use crate::listen::{BindError, Bound, ConnLimits, ConnState, ListenerSet, Refusal, Witness, bind};
 use crate::proxy::Gateway;
 use crate::snapshot::Shared;
+use crate::telemetry::access_log::Entry;
 use crate::upstream::health::{self, HealthObserver};
+
+/// In place of what could not be read.
+const UNREAD: &str = "-";
 
 /// Sockets of all three kinds, bound before anything else is reported ready.
 pub struct Bindings {
@@ -45,7 +49,7 @@ impl Bindings {
 fn operators(name: &str, service: Option<&ServiceAddress>) -> Vec<Listener> {
     let listener = |service: &ServiceAddress| Listener {
         name: name.into(),
-        address: service.address.0,
+        address: service.address.value.0,
         tls: None,
         proxy_protocol: Vec::new(),
         h2c: false,
@@ -59,10 +63,9 @@ pub struct Proxy(Arc<HttpProxy<Gateway>>);
 impl Proxy {
     pub fn new(conf: &Arc<ServerConf>, shared: &Arc<Shared>) -> Self {
         let mut proxy = http_proxy(conf, Gateway::new(Arc::clone(shared)));
-        let keep_alive = shared.snapshot.load().limits.keep_alive;
         let mut options = HttpServerOptions::default();
-        // Pingora's GOAWAY comes before our own cut of the idle connection.
-        options.h2_idle_timeout = Some(keep_alive.mul_f64(0.9).max(Duration::from_millis(100)));
+        // It reaches our hooks, which refuse it like everything else that has no route.
+        options.allow_connect_method_proxying = true;
         proxy.server_options = Some(options);
         Self(Arc::new(proxy))
     }
@@ -71,27 +74,34 @@ impl Proxy {
 /// All that listens, and what a reload needs to change it.
 pub struct Listeners {
     pub shared: Arc<Shared>,
-    pub file: PathBuf,
+    pub input: Input,
     pub fixed: Fixed,
     pub proxy: ListenerSet<HttpProxy<Gateway>>,
     /// Filled once the service runs.
-    pub runtime: OnceLock<Handle>,
-    /// One reload at a time.
-    pub reloading: Mutex<()>,
+    pub runtime: OnceCell<Handle>,
+    /// One reload at a time. What the last one found behind the configuration's names.
+    pub reloading: Mutex<Files>,
 }
 
 impl Listeners {
-    pub fn new(proxy: Proxy, shared: &Arc<Shared>, file: PathBuf, fixed: Fixed) -> Self {
+    pub fn new(
+        proxy: Proxy,
+        shared: &Arc<Shared>,
+        input: Input,
+        fixed: Fixed,
+        files: Files,
+    ) -> Self {
         let limits = conn_limits(&shared.snapshot.load().limits);
         let proxy = ListenerSet::new(proxy.0, limits);
+        proxy.set_witness(Box::new(RefusalLog(Arc::clone(shared))));
         shared.connections.get_or_init(|| Arc::clone(proxy.counters()));
         Self {
             shared: Arc::clone(shared),
-            file,
+            input,
             fixed,
             proxy,
-            runtime: OnceLock::new(),
-            reloading: Mutex::default(),
+            runtime: OnceCell::new(),
+            reloading: Mutex::new(files),
         }
     }
 
@@ -117,8 +127,30 @@ pub fn conn_limits(limits: &Limits) -> ConnLimits {
         per_address: limits.connections_per_address.value,
         handshake: limits.handshake_timeout,
         head: limits.head_timeout,
+        head_bytes: limits.head.value.0 as usize,
         keep_alive: limits.keep_alive,
+        stall: limits.stall_timeout,
+        tunnel: limits.tunnel_timeout,
         requests_per_connection: limits.requests_per_connection.value,
+    }
+}
+
+/// A line in the access log for each request that no hook saw.
+struct RefusalLog(Arc<Shared>);
+
+impl Witness for RefusalLog {
+    fn refused(&self, connection: &ConnState, why: Refusal, request_id: &str) {
+        let Some(log) = &*self.0.access_log.load() else { return };
+        log.write(Entry {
+            time: SystemTime::now(),
+            request_id: request_id.into(),
+            client: Some(connection.client.ip().to_canonical()),
+            method: UNREAD.into(),
+            path: UNREAD.into(),
+            status: why.status().as_u16(),
+            error: Some(why.label()),
+            ..Entry::default()
+        });
     }
 }
 
@@ -171,7 +203,12 @@ impl Service {
             let app = Operators { face, shared: Arc::clone(&listeners.shared), reload };
             let set = ListenerSet::new(Arc::new(app), ConnLimits::default());
             set.start(bound)?;
-            announced.extend(set.local_addr(name).map(|address| (name.to_owned(), address)));
+            let address = set.local_addr(name);
+            if let (Face::Admin, Some(address)) = (face, address.filter(|a| !a.ip().is_loopback()))
+            {
+                log::warn!("the admin address {address} is not loopback, and it has no login");
+            }
+            announced.extend(address.map(|address| (name.to_owned(), address)));
             sets.push(set);
         }
         listeners.start_health(runtime);

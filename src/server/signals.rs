@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::service::Listeners;
@@ -34,7 +34,11 @@ impl Signals {
                 _ = usr1.recv() => self.reopen().await,
             }
         }
-        self.drain(&mut int).await;
+        tokio::select! {
+            () = self.drain() => {}
+            _ = term.recv() => log::warn!("drain cut short"),
+            _ = int.recv() => log::warn!("drain cut short"),
+        }
         Ok(())
     }
 
@@ -54,20 +58,22 @@ impl Signals {
         }
     }
 
-    /// Readiness flips, nothing new is accepted, what is in flight ends; a second INT cuts short.
-    async fn drain(&self, int: &mut Signal) {
+    /// Readiness flips, and may be seen for a while; then nothing new is accepted, and what is in
+    /// flight ends.
+    async fn drain(&self) {
         let listeners = &self.listeners;
         listeners.shared.ready.store(false, Relaxed);
-        let timeout = listeners.shared.snapshot.load().limits.drain_timeout;
+        let snapshot = listeners.shared.snapshot.load_full();
+        if let Some(delay) = snapshot.limits.drain_delay {
+            log::info!("not ready; the listeners close in {delay:?}");
+            tokio::time::sleep(delay).await;
+        }
         log::info!("draining: {} requests in flight", listeners.proxy.in_flight());
         listeners.proxy.stop_accepting();
         listeners.proxy.drain();
-        tokio::select! {
-            cut = listeners.proxy.drained(Instant::now() + timeout) => match cut {
-                0 => log::info!("drained"),
-                cut => log::warn!("drain timeout: {cut} connections cut"),
-            },
-            _ = int.recv() => log::warn!("drain cut short"),
+        match listeners.proxy.drained(Instant::now() + snapshot.limits.drain_timeout).await {
+            0 => log::info!("drained"),
+            cut => log::warn!("drain timeout: {cut} connections cut"),
         }
     }
 }

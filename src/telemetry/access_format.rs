@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -85,14 +86,13 @@ impl Default for Entry {
     }
 }
 
-/// The line of an entry, with its newline.
-pub(super) fn line(format: Format, entry: &Entry) -> Result<String, serde_json::Error> {
-    let mut line = match format {
-        Format::Json => serde_json::to_string(&JsonLine::from(entry))?,
-        Format::Common => common(entry),
-    };
-    line.push('\n');
-    Ok(line)
+/// Writes the line of an entry, with its newline.
+pub(super) fn write(out: &mut impl Write, format: Format, entry: &Entry) -> io::Result<()> {
+    match format {
+        Format::Json => serde_json::to_writer(&mut *out, &JsonLine::from(entry))?,
+        Format::Common => common(out, entry)?,
+    }
+    out.write_all(b"\n")
 }
 
 /// The JSON form: absent things are left out.
@@ -169,9 +169,10 @@ fn seconds(duration: Duration) -> f64 {
     micros / 1e6
 }
 
-fn common(entry: &Entry) -> String {
+fn common(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
     let client = entry.client.map_or_else(|| "-".to_owned(), |client| client.to_string());
-    format!(
+    write!(
+        out,
         "{client} - - [{}] \"{} {} {}\" {:03} {} \"{}\" \"{}\"",
         Utc::from(entry.time).common(),
         quotable(&entry.method),
@@ -227,10 +228,16 @@ mod tests {
         }
     }
 
+    fn line(format: Format, entry: &Entry) -> String {
+        let mut line = Vec::new();
+        write(&mut line, format, entry).expect("memory takes it");
+        String::from_utf8(line).expect("text")
+    }
+
     #[test]
     fn common_escapes() {
         assert_eq!(
-            line(Format::Common, &entry()).expect("formats"),
+            line(Format::Common, &entry()),
             "192.0.2.1 - - [01/Jan/1970:00:00:00 +0000] \"GET /a?b=\\x22c\\x22\\x0a HTTP/1.1\" \
              200 42 \"-\" \"\\x1b[31mcurl\\x5c\"\n"
         );
@@ -239,7 +246,7 @@ mod tests {
     #[test]
     fn json_is_one_line_and_leaves_out_what_is_absent() {
         let entry = Entry { trace_id: Some(0xab), error: Some("timeout"), ..entry() };
-        let line = line(Format::Json, &entry).expect("formats");
+        let line = line(Format::Json, &entry);
         assert_eq!(line.matches('\n').count(), 1, "{line}");
         let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(value["path"], "/a?b=\"c\"\n");

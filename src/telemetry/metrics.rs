@@ -98,8 +98,10 @@ impl Metrics {
         for (reason, count) in &figures.cut {
             catch_up(&families.connections_cut_total.with_label_values(&[*reason]), *count);
         }
-        let malformed = families.requests_rejected_total.with_label_values(&["malformed"]);
-        catch_up(&malformed, figures.malformed);
+        for (reason, count) in &figures.refused {
+            let counter = families.requests_rejected_total.with_label_values(&[*reason]);
+            catch_up(&counter, *count);
+        }
     }
 
     /// The configuration was loaded, or loading it failed. Also call it at the start.
@@ -161,8 +163,8 @@ impl Metrics {
 pub struct ConnectionFigures {
     pub open: u64,
     pub accepted: u64,
-    /// Request heads that could not be parsed.
-    pub malformed: u64,
+    /// Requests whose head was not accepted.
+    pub refused: Vec<(&'static str, u64)>,
     pub rejected: Vec<(&'static str, u64)>,
     pub cut: Vec<(&'static str, u64)>,
 }

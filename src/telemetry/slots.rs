@@ -1,14 +1,14 @@
 //! A small map from label values to series that is read and filled without a lock.
 
-use std::sync::OnceLock;
+use once_cell::sync::OnceCell;
 
 /// Up to `N` values made at first use and found by a scan; past `N`, a value is made at each use.
 #[derive(Debug)]
-pub(super) struct Slots<K, V, const N: usize>([OnceLock<(K, V)>; N]);
+pub(super) struct Slots<K, V, const N: usize>([OnceCell<(K, V)>; N]);
 
 impl<K: Copy + PartialEq, V, const N: usize> Slots<K, V, N> {
     pub(super) fn new() -> Self {
-        Self(std::array::from_fn(|_| OnceLock::new()))
+        Self(std::array::from_fn(|_| OnceCell::new()))
     }
 
     /// Calls `then` with the value of `key`; `make` runs at its first use only.

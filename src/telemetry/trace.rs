@@ -4,9 +4,10 @@
 //! guessable by one who sees enough of them. They name things; they must never guard them.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::time::SystemTime;
+
+use http::HeaderValue;
 
 /// Length of a version 00 `traceparent`.
 const TRACEPARENT: usize = 55;
@@ -56,17 +57,19 @@ impl TraceContext {
         })
     }
 
+    /// As a version 00 `traceparent`.
+    pub fn header(&self) -> HeaderValue {
+        let mut text = [b'-'; TRACEPARENT];
+        write_hex(&mut text[..2], 0);
+        write_hex(&mut text[3..35], self.trace_id);
+        write_hex(&mut text[36..52], self.span_id.into());
+        write_hex(&mut text[53..], if self.sampled { SAMPLED.into() } else { 0 });
+        header(&text)
+    }
+
     /// The trace id as it is written: 32 lower-case hex digits.
     pub fn trace_id_text(&self) -> String {
         format!("{:032x}", self.trace_id)
-    }
-}
-
-impl fmt::Display for TraceContext {
-    /// As a version 00 `traceparent`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flags = if self.sampled { SAMPLED } else { 0 };
-        write!(f, "00-{:032x}-{:016x}-{flags:02x}", self.trace_id, self.span_id)
     }
 }
 
@@ -83,17 +86,29 @@ fn hex(digits: &[u8]) -> Option<u128> {
 }
 
 /// A new request id: the text of a version 4 UUID.
-pub fn request_id() -> String {
+pub fn request_id() -> HeaderValue {
     let high = (random() & !0xf000) | 0x4000;
     let low = (random() & !(0b11 << 62)) | (0b10 << 62);
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        high >> 32,
-        (high >> 16) & 0xffff,
-        high & 0xffff,
-        low >> 48,
-        low & 0xffff_ffff_ffff
-    )
+    let mut text = *b"00000000-0000-0000-0000-000000000000";
+    write_hex(&mut text[..8], (high >> 32).into());
+    write_hex(&mut text[9..13], (high >> 16).into());
+    write_hex(&mut text[14..18], high.into());
+    write_hex(&mut text[19..23], (low >> 48).into());
+    write_hex(&mut text[24..], low.into());
+    header(&text)
+}
+
+/// The last digits of `value` in lower-case hex, as many as there is room for.
+fn write_hex(room: &mut [u8], mut value: u128) {
+    for digit in room.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(value & 0xf) as usize];
+        value >>= 4;
+    }
+}
+
+fn header(text: &[u8]) -> HeaderValue {
+    // Digits and hyphens are always a valid value.
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("-"))
 }
 
 /// Whether a request id from outside may be taken over: 8 to 64 letters, digits and hyphens.
@@ -159,13 +174,13 @@ mod tests {
     #[test]
     fn reads_and_writes() {
         let context = TraceContext::parse(VALID.as_bytes()).expect("valid");
-        assert_eq!(context.to_string(), VALID);
+        assert_eq!(context.header(), VALID);
         assert_eq!(context.trace_id_text(), &VALID[3..35]);
         let child = context.child();
         assert_eq!((child.trace_id, child.sampled), (context.trace_id, true));
         assert_ne!(child.span_id, context.span_id);
         let root = TraceContext::root(false);
-        assert_eq!(TraceContext::parse(root.to_string().as_bytes()), Some(root));
+        assert_eq!(TraceContext::parse(root.header().as_bytes()), Some(root));
     }
 
     #[test]
@@ -189,7 +204,8 @@ mod tests {
 
     #[test]
     fn request_ids() {
-        let ids: HashSet<String> = (0..1000).map(|_| request_id()).collect();
+        let id = || request_id().to_str().expect("text").to_owned();
+        let ids: HashSet<String> = (0..1000).map(|_| id()).collect();
         assert_eq!(ids.len(), 1000);
         for id in &ids {
             assert!(valid_request_id(id) && id.len() == 36, "{id}");

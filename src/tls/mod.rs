@@ -1,5 +1,5 @@
 //! TLS for clients: which certificate, protocol versions and client authority a connection gets.
-//! Sockets and time limits are the business of `server`.
+//! Sockets and time limits are the business of `listen`.
 
 mod files;
 mod info;
@@ -98,7 +98,7 @@ fn load_certificate(
         None => builder.with_no_client_auth(),
     };
     let mut config =
-        builder.with_single_cert(chain, key).map_err(|e| TlsError::new(&certificate.key, e))?;
+        builder.with_single_cert(chain, key).map_err(|error| mismatch(certificate, error))?;
     if tls.http2 {
         config.alpn_protocols.push(b"h2".to_vec());
     }
@@ -110,6 +110,16 @@ fn load_certificate(
             .map_err(|e| TlsError::new(&certificate.cert, e))?;
     }
     Ok((Arc::new(config), names))
+}
+
+fn mismatch(certificate: &Certificate, error: rustls::Error) -> TlsError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            let cert = certificate.cert.display();
+            TlsError::new(&certificate.key, format!("this is not the key of {cert}"))
+        }
+        other => TlsError::new(&certificate.key, other),
+    }
 }
 
 /// A resumed session would carry the old client chain, which nobody checks again.

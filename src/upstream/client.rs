@@ -108,8 +108,11 @@ impl Client {
     pub async fn request(
         &self,
         target: Target,
-        request: ClientRequest,
+        mut request: ClientRequest,
     ) -> Result<ClientResponse, ClientError> {
+        if let Target::Pool(pool) = &target {
+            request.host = pool.config().host.clone().unwrap_or(request.host);
+        }
         let exchange = async {
             match target {
                 Target::Pool(pool) => self.ask_pool(&pool, &request).await,
@@ -210,7 +213,13 @@ impl Client {
         address: SocketAddr,
     ) -> Result<(HttpSession, bool), ClientError> {
         let session = self.connector.get_http_session(peer).await;
-        session.map_err(|source| ClientError::Connect { address, source })
+        let (session, reused) =
+            session.map_err(|source| ClientError::Connect { address, source })?;
+        // Where the handshake does not agree on HTTP/2, Pingora goes on with HTTP/1.1.
+        if peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
+            return Err(ClientError::Protocol("the origin did not agree on HTTP/2".into()));
+        }
+        Ok((session, reused))
     }
 }
 
@@ -240,6 +249,6 @@ fn peer_of(
     options.read_timeout = Some(request.timeout);
     options.write_timeout = Some(request.timeout);
     options.idle_timeout = Some(KEEP_ADDRESS);
-    options.max_h2_streams = super::pool::MAX_H2_STREAMS;
+    super::pool::share_connection(options);
     Ok(peer)
 }

@@ -6,7 +6,7 @@ use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use pingora::http::RequestHeader;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use pingora_core::upstreams::peer::HttpPeer;
 
 use super::client::{ClientError, ClientRequest};
 
@@ -70,7 +70,7 @@ pub(super) async fn receive_body(
     peer: &HttpPeer,
     max: usize,
 ) -> Result<Bytes, ClientError> {
-    session.set_read_timeout(peer.idle_timeout());
+    session.set_read_timeout(peer.options.read_timeout);
     let mut body = BytesMut::new();
     while let Some(chunk) = session.read_response_body().await? {
         if chunk.len() > max - body.len() {

@@ -204,7 +204,8 @@ fn peers_carry_all_limits_and_a_group() {
 #[test]
 fn a_bad_authority_names_the_upstream() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let tls = UpstreamTls { server_name: "x".into(), ca: Some(file.path().into()) };
+    let ca = Some(file.path().into());
+    let tls = UpstreamTls { server_name: "x".into(), ca, certificate: None };
     let config = Upstream { tls: Some(tls), ..upstream(&[([127, 0, 0, 1], 1).into()]) };
     let error = Pool::build(&config, None).err().expect("an empty bundle").to_string();
     assert!(error.starts_with("upstream `u`: ca ") && error.contains("no certificate"), "{error}");

@@ -1,6 +1,6 @@
 """gRPC without generated code: messages are plain bytes.
 
-`serve` prints its address; `call ADDRESS [CA NAME]` calls each method and prints what came, as JSON.
+`serve [CERT KEY]` prints its address; `call ADDRESS [CA NAME]` calls each method and prints what came, as JSON.
 """
 
 import json
@@ -30,7 +30,7 @@ def collect(messages, context):
     return b"+".join(messages)
 
 
-def serve():
+def serve(cert=None, key=None):
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     methods = {
         "Say": grpc.unary_unary_rpc_method_handler(say),
@@ -39,7 +39,12 @@ def serve():
         "Collect": grpc.stream_unary_rpc_method_handler(collect),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", methods),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    if cert is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        with open(cert, "rb") as chain, open(key, "rb") as private:
+            credentials = grpc.ssl_server_credentials([(private.read(), chain.read())])
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     print(f"127.0.0.1:{port}", flush=True)
     sys.stdin.read()
@@ -74,6 +79,6 @@ def call(address, ca=None, name=None):
 
 
 if sys.argv[1] == "serve":
-    serve()
+    serve(*sys.argv[2:])
 else:
     call(*sys.argv[2:])

@@ -64,8 +64,13 @@ impl Site {
     }
 
     pub fn reload(&self) -> Response {
-        let request = b"POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
-        exchange(self.address("admin"), request).expect("the admin address answers")
+        self.admin("POST /reload", "Content-Length: 0\r\n")
+    }
+
+    /// Asks the admin address, as a program on this machine does.
+    pub fn admin(&self, line: &str, headers: &str) -> Response {
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        exchange(self.address("admin"), request.as_bytes()).expect("the admin address answers")
     }
 
     /// A reload that must be taken.
@@ -83,7 +88,7 @@ impl Site {
     }
 
     pub fn upstreams(&self) -> serde_json::Value {
-        let text = get(self.address("admin"), "/upstreams").text();
+        let text = self.admin("GET /upstreams", "").text();
         serde_json::from_str(&text).expect("JSON")
     }
 
@@ -304,6 +309,30 @@ impl<'f> Authority<'f> {
         let names = format!("subjectAltName={}", names.join(","));
         let (cert, key) = (self.file(), self.path(&format!("{}.key", self.name)));
         self.openssl(common, &["-CA", &cert, "-CAkey", &key, "-addext", &names]);
+    }
+
+    /// One that is signed by itself alone.
+    pub fn self_signed(&self, common: &str, name: &str) {
+        self.openssl(common, &["-addext", &format!("subjectAltName=DNS:{name}")]);
+    }
+
+    /// One whose time is over.
+    pub fn sign_expired(&self, common: &str, name: &str) {
+        let (csr, cert) = (self.path("request"), self.path(&format!("{common}.crt")));
+        let (ca, ca_key) = (self.file(), self.path(&format!("{}.key", self.name)));
+        let names = self.folder.write("names", format!("subjectAltName=DNS:{name}"));
+        self.sign(common, &[name]);
+        let key = self.path(&format!("{common}.key"));
+        let subject = format!("/CN={common}");
+        let config = self.path("req.cnf");
+        let ask = ["req", "-new", "-config", &config, "-key", &key, "-subj", &subject];
+        let ran = run("openssl", &[&ask[..], &["-out", &csr]].concat());
+        assert_eq!(ran.code, 0, "openssl req: {}", ran.all());
+        let names = names.display().to_string();
+        let sign = ["x509", "-req", "-days", "-1", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key];
+        let more = ["-CAcreateserial", "-extfile", &names, "-out", &cert];
+        let ran = run("openssl", &[&sign[..], &more].concat());
+        assert_eq!(ran.code, 0, "openssl x509: {}", ran.all());
     }
 
     fn path(&self, name: &str) -> String {

@@ -73,6 +73,10 @@ fn once() -> usize {
 #[serde(deny_unknown_fields)]
 struct Expect {
     status: Option<u16>,
+    /// As in the status line: `HTTP/1.1`.
+    version: Option<String>,
+    /// The statuses of the 1xx responses before it; left out, any.
+    informational: Option<Vec<u16>>,
     #[serde(default)]
     headers: Pairs,
     #[serde(default)]
@@ -223,6 +227,12 @@ impl Step {
         let expect = &self.expect;
         if expect.status.is_some_and(|status| status != response.status) {
             return Err(format!("expected {:?}, found {response:?}", expect.status));
+        }
+        if expect.version.as_ref().is_some_and(|version| *version != response.version) {
+            return Err(format!("expected {:?}, found {response:?}", expect.version));
+        }
+        if expect.informational.as_ref().is_some_and(|all| *all != response.informational) {
+            return Err(format!("expected {:?}, found {response:?}", expect.informational));
         }
         expect::headers(&expect.headers, &expect.absent, &response.headers)?;
         if let Some(body) =

@@ -13,6 +13,10 @@ pub struct Response {
     pub body: Vec<u8>,
     /// Whether the body ended as its framing says.
     pub complete: bool,
+    /// The version in the status line.
+    pub version: String,
+    /// The statuses of the 1xx responses before it.
+    pub informational: Vec<u16>,
 }
 
 impl Response {
@@ -45,16 +49,18 @@ impl Client {
 
     /// Reads a final response; `head_only` says that it has no body, as after HEAD.
     pub fn receive(&mut self, head_only: bool) -> Result<Response, String> {
+        let mut informational = Vec::new();
         loop {
             let response = self.receive_one(head_only)?;
             if response.status >= 200 || response.status == 101 {
-                return Ok(response);
+                return Ok(Response { informational, ..response });
             }
+            informational.push(response.status);
         }
     }
 
     fn receive_one(&mut self, head_only: bool) -> Result<Response, String> {
-        let (end, status, headers) = loop {
+        let (end, status, version, headers) = loop {
             if let Some(parsed) = parse_head(&self.read)? {
                 break parsed;
             }
@@ -66,7 +72,9 @@ impl Client {
             }
         };
         self.read.drain(..end);
-        let mut response = Response { status, headers, body: Vec::new(), complete: true };
+        let (body, informational) = (Vec::new(), Vec::new());
+        let mut response =
+            Response { status, headers, body, complete: true, version, informational };
         let bodiless = head_only || status < 200 || matches!(status, 204 | 304);
         if !bodiless {
             self.read_body(&mut response)?;
@@ -154,7 +162,7 @@ impl Client {
     }
 }
 
-type Head = (usize, u16, Vec<(String, String)>);
+type Head = (usize, u16, String, Vec<(String, String)>);
 
 fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
     let mut headers = [httparse::EMPTY_HEADER; 128];
@@ -165,7 +173,8 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
             let owned = response.headers.iter().map(|header| {
                 (header.name.to_owned(), String::from_utf8_lossy(header.value).into_owned())
             });
-            Ok(Some((end, response.code.unwrap_or(0), owned.collect())))
+            let version = format!("HTTP/1.{}", response.version.unwrap_or_default());
+            Ok(Some((end, response.code.unwrap_or(0), version, owned.collect())))
         }
     }
 }

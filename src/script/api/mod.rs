@@ -35,8 +35,9 @@ pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run};
 pub use table::Doc;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
+use once_cell::sync::Lazy;
 use rhai::{Engine, EvalAltResult, Map, Module, Position};
 
 type SharedModule = Arc<Module>;
@@ -107,7 +108,7 @@ struct Modules {
 }
 
 // Built once: functions without state, shared by all engines.
-static MODULES: LazyLock<Modules> = LazyLock::new(|| {
+static MODULES: Lazy<Modules> = Lazy::new(|| {
     let table::Table { global, named, docs, settable, .. } = table();
     let indexed = |mut module: Module| -> SharedModule {
         // Else each engine would copy the module to index it.
