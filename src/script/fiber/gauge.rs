@@ -143,9 +143,8 @@ impl Gauge {
     }
 
     pub fn wall_hit(&self) -> LimitHit {
-        let ms = |time: Duration| {
-            u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-        };
+        let ms =
+            |time: Duration| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         LimitHit {
             kind: LimitKind::Wall,
             used: ms(self.started.elapsed()),
