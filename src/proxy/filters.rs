@@ -135,15 +135,15 @@ fn tell_log(ctx: &Ctx, filter: &FilterState, fault: &Fault, exchange: &Exchange)
     let (id, route) = (&exchange.request.id, &exchange.request.route);
     let mut text = format!("filter {name} {hook} request {id} route {route}: ");
     if fault.cause == Cause::Busy {
-        // Nothing of the script has run.
+        // Nothing of the script has run, so it has no place.
         text.push_str(&fault.message);
     } else {
         let (file, line, column) = (fault.file.display(), fault.line, fault.column);
         text.push_str(&format!("{file}:{line}:{column}: {}", fault.message));
-    }
-    let source = fault.source_line.trim();
-    if !source.is_empty() {
-        text.push_str(&format!(" | {source}"));
+        let source = fault.source_line.trim();
+        if !source.is_empty() {
+            text.push_str(&format!(" | {source}"));
+        }
     }
     if suppressed > 0 {
         text.push_str(&format!(" ({suppressed} more not shown)"));

@@ -184,6 +184,22 @@ async fn the_wall_limit_holds_while_a_script_waits() {
 }
 
 #[tokio::test]
+async fn waiting_often_evades_no_limit() {
+    let script = script("fn on_request(req) { loop { try { sleep(0.0) } catch { } } }");
+    let host: Arc<dyn Host> = Arc::new(FakeHost::default());
+    let short = |wall, operations| Limits { wall, operations, ..limits() };
+    let cases = [
+        (short(Duration::from_millis(30), u64::MAX), LimitKind::Wall),
+        (short(Duration::from_secs(60), 100), LimitKind::Operations),
+    ];
+    for (bounds, kind) in cases {
+        let run = run(&script, Hook::Request, Exchange::for_test(), host.clone(), bounds);
+        let ended = tokio::time::timeout(Duration::from_secs(5), run).await;
+        assert_eq!(limit(&ended.expect("it ends")), kind);
+    }
+}
+
+#[tokio::test]
 async fn throw_answers_and_a_hook_returns_only_responses() {
     let run =
         run_request(r##"throw #{ status: 401, body: "no", headers: #{ "x-why": "a" } }"##).await;
@@ -368,6 +384,8 @@ fn what_is_wrong_is_found_at_load_with_its_place() {
         assert!(shown.contains(hint), "{source}: {shown}");
     }
     problem("fn on_request(req) { eval(\"1\") }");
+    problem("fn f(x) { x } fn on_request(req) { Fn(\"f\").curry(1).call() }");
+    problem("fn on_request(req) { import \"/etc/hostname\" as h; h::x() }");
     problem("let x = 1; loop { x += 1; } fn on_request(req) { }");
     problem("import \"/etc/passwd\" as p; fn on_request(req) { }");
     problem("const R = fetch(\"http://api/\"); fn on_request(req) { }");

@@ -1,6 +1,7 @@
 //! The meter of one fiber: looked at from inside, by the script engine's progress callback.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use corosensei::Yielder;
@@ -12,8 +13,34 @@ use crate::script::meter::{LimitHit, LimitKind, Limits, RunFigures};
 const CHECK_EVERY: i32 = 32;
 /// Bytes that a native works through in the time of about one operation.
 const BYTES_PER_OPERATION: usize = 64;
-/// How long a script runs before it lets its neighbours run.
+/// How long scripts run before they let their neighbours run: all that compute share it, since
+/// who waits for one of them waits for the others in its queue as well.
 const SLICE: Duration = Duration::from_micros(500);
+/// A slice is at least this part of [`SLICE`]: below it, switching would cost more than a percent.
+const MOST_PARTS: u32 = 10;
+
+/// Fibers that used up a slice and have not waited since.
+static COMPUTING: AtomicU32 = AtomicU32::new(0);
+
+/// One that counts as computing, for as long as it lives.
+pub struct Computing(());
+
+impl Computing {
+    pub fn begin() -> Self {
+        COMPUTING.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        COMPUTING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn slice() -> Duration {
+    SLICE / COMPUTING.load(Ordering::Relaxed).clamp(1, MOST_PARTS)
+}
 
 /// Why a script has to end. Once set, every further operation and host call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +143,8 @@ impl Gauge {
     }
 
     pub fn wall_hit(&self) -> LimitHit {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let ms =
+            |time: Duration| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         LimitHit {
             kind: LimitKind::Wall,
             used: ms(self.started.elapsed()),
@@ -124,21 +152,25 @@ impl Gauge {
         }
     }
 
-    /// The slow path of the progress callback: limits, then the slice. True: go on.
-    fn look(&self, stack_pointer: usize) -> bool {
+    /// Looks at all limits; false when one is met. A script that waits often burns too little
+    /// between two waits to come here by itself, so each wait does.
+    pub fn check(&self, stack_pointer: usize) -> bool {
         if self.stop.get().is_none() {
             self.count_operations(registers::fuel());
-        }
-        if stack::is_deep(self.stack_top, stack_pointer) {
-            self.deep.set(true);
-        }
-        let ran = self.slice_start.get().elapsed();
-        if self.stop.get().is_none() {
+            let ran = self.slice_start.get().elapsed();
             self.stop.set(self.limit_hit(ran, stack_pointer).map(Stop::Limit));
         }
         // Full, so that what is counted at a switch is what was burnt since.
         registers::set_fuel(CHECK_EVERY);
-        if self.stop.get().is_none() && ran >= SLICE {
+        self.stop.get().is_none()
+    }
+
+    /// The slow path of the progress callback: limits, then the slice. True: go on.
+    fn look(&self, stack_pointer: usize) -> bool {
+        if stack::is_deep(self.stack_top, stack_pointer) {
+            self.deep.set(true);
+        }
+        if self.check(stack_pointer) && self.slice_start.get().elapsed() >= slice() {
             super::suspend(self, Suspend::Slice);
         }
         let go_on = self.stop.get().is_none();
