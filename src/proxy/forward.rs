@@ -18,7 +18,7 @@ use crate::config::routes::Rewrite;
 use crate::config::upstreams::Protocol;
 
 /// The headers added here, at most.
-pub const ADDED: usize = 8;
+const ADDED: usize = 8;
 /// This proxy in `Via` (RFC 9110, 7.6.3), by the version of the client's request.
 const VIA_10: HeaderValue = HeaderValue::from_static("1.0 selvedge");
 const VIA_11: HeaderValue = HeaderValue::from_static("1.1 selvedge");

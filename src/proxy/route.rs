@@ -8,7 +8,7 @@ use pingora_proxy::Session;
 
 use super::ctx::{Ctx, Routed};
 use super::fail::{Failure, Page};
-use super::{forward, head, response};
+use super::{head, response};
 use crate::config::routes::{Action, AmbiguousPath};
 use crate::routing::path::{Ambiguity, normalise};
 use crate::routing::{Found, RequestView};
@@ -52,7 +52,6 @@ pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
     let path = path.into_owned();
     ctx.routed = Some(Routed { index, route, path, params, upstream });
     head::edit(session.req_header_mut(), |parts| {
-        parts.headers.reserve(forward::ADDED);
         if let Some(target) = target {
             parts.uri = target;
         }

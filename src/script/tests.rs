@@ -107,7 +107,7 @@ async fn an_edit_of_headers_reaches_the_exchange() {
 #[tokio::test]
 async fn a_fault_rolls_back_all_edits() {
     let mut exchange = Exchange::for_test();
-    exchange.request.headers.insert("keep", "1".parse().unwrap());
+    Arc::make_mut(&mut exchange.request).headers.insert("keep", "1".parse().unwrap());
     let source = "fn on_request(req) {\n  req.path = \"/x\"; req.headers[\"keep\"] = ();\n  \
                   req.ctx.a = 1;\n  throw \"oops\";\n}";
     let run = run_with(source, exchange, Arc::new(FakeHost::default())).await;
@@ -317,7 +317,7 @@ async fn ctx_and_responses_in_later_hooks() {
     let mut exchange = step(Hook::Request, Exchange::for_test()).await.exchange;
     let mut response = ResponseDraft::new(StatusCode::OK, "");
     response.body = ResponseBody::Untouched;
-    exchange.response = Some(response);
+    exchange.response = Some(Arc::new(response));
     let run = step(Hook::Response, exchange).await;
     assert!(matches!(run.outcome, Outcome::Continue), "{:?}", run.outcome);
     let response = run.exchange.response.as_ref().unwrap();
