@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rhai::{CallFnOptions, Dynamic, EvalAltResult, Map, Scope};
+use rhai::{Dynamic, EvalAltResult, EvalContext, Map, Scope};
 
 use super::api::{self, Objects, Response};
 use super::compile::Script;
@@ -104,10 +104,18 @@ type Left = (Outcome, Exchange);
 #[inline(never)]
 fn call(script: &Script, hook: Hook, objects: &Objects, host: Arc<dyn Host>) -> Called {
     let tag = api::tag_for_run(&script.facts, host, objects.ctx());
-    let options = CallFnOptions::new().eval_ast(false).with_tag(tag);
-    let arguments = hook.arguments(objects);
-    let scope = &mut Scope::new();
-    script.engine.call_fn_with_options(options, scope, &script.ast, hook.name(), arguments)
+    let mut global = script.engine.new_global_runtime_state();
+    global.tag = tag;
+    global.source = script.ast.source().map(Into::into);
+    global.lib.push(script.ast.shared_lib().clone());
+    let (mut scope, mut kept) = (Scope::new(), script.caches.take());
+    let mut context =
+        EvalContext::new(&script.engine, &mut global, &mut kept.caches, &mut scope, None);
+    let mut arguments = hook.arguments(objects);
+    let mut arguments: Vec<_> = arguments.iter_mut().collect();
+    let called = context.call_fn_raw(hook.name(), false, false, &mut arguments);
+    script.caches.give_back(kept);
+    called
 }
 
 #[inline(never)]
