@@ -55,7 +55,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
     let request = RequestDraft {
         method: head.method.clone(),
         scheme: facts.scheme.to_owned(),
-        host: host.unwrap_or(&facts.host).to_owned(),
+        host: host.unwrap_or(facts.host()).to_owned(),
         path: path.to_owned(),
         query,
         headers: head.headers.clone(),

@@ -73,8 +73,8 @@ fn entry(session: &Session, ctx: &Ctx, facts: &Facts) -> Entry {
         trace_id: Some(facts.trace.trace_id),
         client: Some(facts.client),
         method: facts.method.to_string(),
-        host: facts.host.to_string(),
-        path: facts.target.to_string(),
+        host: facts.host().to_owned(),
+        path: facts.target().to_owned(),
         protocol: match session.is_http2() {
             true => "HTTP/2",
             false => "HTTP/1.1",

@@ -23,7 +23,7 @@ pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         Err(failure) => return Err(ctx.refuse(failure)),
     };
     let found = facts.snapshot.router.find(&RequestView {
-        host: &facts.host,
+        host: facts.host(),
         path: &path,
         method: &head.method,
         headers: &head.headers,
@@ -105,7 +105,7 @@ fn location(to: &str, ctx: &Ctx, session: &Session) -> Result<HeaderValue> {
     let routed = ctx.routed()?;
     let query = session.req_header().uri.query().unwrap_or_default();
     let mut target = to
-        .replace("{host}", &ctx.facts()?.host)
+        .replace("{host}", ctx.facts()?.host())
         .replace("{path}", routed.path.trim_start_matches("//"))
         .replace("{query}", query);
     if query.is_empty() {

@@ -10,7 +10,7 @@ use super::{Resume, Suspend, registers, stack};
 use crate::script::meter::{LimitHit, LimitKind, Limits, RunFigures};
 
 /// Operations between two looks at the clock.
-const CHECK_EVERY: i32 = 32;
+const CHECK_EVERY: i32 = 128;
 /// Bytes that a native works through in the time of about one operation.
 const BYTES_PER_OPERATION: usize = 64;
 /// How long scripts run before they let their neighbours run: all that compute share it, since
@@ -58,6 +58,7 @@ pub struct Gauge {
     operations: Cell<u64>,
     cpu: Cell<Duration>,
     slice_start: Cell<Instant>,
+    left: Cell<Instant>,
     stop: Cell<Option<Stop>>,
     memory: Cell<isize>,
     peak: Cell<isize>,
@@ -76,6 +77,7 @@ impl Gauge {
             operations: Cell::new(0),
             cpu: Cell::new(Duration::ZERO),
             slice_start: Cell::new(now),
+            left: Cell::new(now),
             stop: Cell::new(None),
             memory: Cell::new(0),
             peak: Cell::new(0),
@@ -104,7 +106,9 @@ impl Gauge {
         self.memory.set(inner.memory);
         self.peak.set(inner.peak);
         self.count_operations(inner.fuel);
-        self.cpu.set(self.cpu.get() + self.slice_start.get().elapsed());
+        let now = Instant::now();
+        self.cpu.set(self.cpu.get() + (now - self.slice_start.get()));
+        self.left.set(now);
     }
 
     fn count_operations(&self, fuel_left: i32) {
@@ -116,6 +120,7 @@ impl Gauge {
         RunFigures {
             operations: self.operations.get(),
             cpu: self.cpu.get(),
+            wall: self.left.get() - self.started,
             peak_memory: usize::try_from(self.peak.get()).unwrap_or(0),
         }
     }
@@ -155,10 +160,13 @@ impl Gauge {
     /// Looks at all limits; false when one is met. A script that waits often burns too little
     /// between two waits to come here by itself, so each wait does.
     pub fn check(&self, stack_pointer: usize) -> bool {
+        self.check_at(Instant::now(), stack_pointer)
+    }
+
+    fn check_at(&self, now: Instant, stack_pointer: usize) -> bool {
         if self.stop.get().is_none() {
             self.count_operations(registers::fuel());
-            let ran = self.slice_start.get().elapsed();
-            self.stop.set(self.limit_hit(ran, stack_pointer).map(Stop::Limit));
+            self.stop.set(self.limit_hit(now, stack_pointer).map(Stop::Limit));
         }
         // Full, so that what is counted at a switch is what was burnt since.
         registers::set_fuel(CHECK_EVERY);
@@ -170,7 +178,8 @@ impl Gauge {
         if stack::is_deep(self.stack_top, stack_pointer) {
             self.deep.set(true);
         }
-        if self.check(stack_pointer) && self.slice_start.get().elapsed() >= slice() {
+        let now = Instant::now();
+        if self.check_at(now, stack_pointer) && now - self.slice_start.get() >= slice() {
             super::suspend(self, Suspend::Slice);
         }
         let go_on = self.stop.get().is_none();
@@ -180,10 +189,10 @@ impl Gauge {
         go_on
     }
 
-    fn limit_hit(&self, ran: Duration, stack_pointer: usize) -> Option<LimitHit> {
+    fn limit_hit(&self, now: Instant, stack_pointer: usize) -> Option<LimitHit> {
         let micros =
             |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
-        let cpu = self.cpu.get() + ran;
+        let cpu = self.cpu.get() + (now - self.slice_start.get());
         let memory = usize::try_from(registers::memory()).unwrap_or(0);
         let hit = |kind, used, allowed| Some(LimitHit { kind, used, allowed });
         if stack_pointer < self.stack_limit {
@@ -199,7 +208,7 @@ impl Gauge {
         if cpu > self.limits.cpu {
             return hit(LimitKind::Cpu, micros(cpu), micros(self.limits.cpu));
         }
-        self.wall_left().is_zero().then(|| self.wall_hit())
+        (now - self.started >= self.limits.wall).then(|| self.wall_hit())
     }
 }
 

@@ -257,7 +257,9 @@ async fn the_host_and_its_header_are_one() {
 #[tokio::test]
 async fn bytes_that_are_no_text_pass() {
     let mut exchange = exchange();
-    Arc::make_mut(&mut exchange.request).headers.insert("x-raw", HeaderValue::from_bytes(b"a\xff").unwrap());
+    Arc::make_mut(&mut exchange.request)
+        .headers
+        .insert("x-raw", HeaderValue::from_bytes(b"a\xff").unwrap());
     let source = r#"fn on_request(req) {
         let raw = req.headers.get_bytes("x-raw"); req.headers["x-copy"] = raw;
         response(200, `${raw.len} ${raw[1]} ${req.headers.get_bytes("none") == ()}`)
