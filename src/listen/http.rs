@@ -76,12 +76,8 @@ async fn first_bytes(conn: &mut Conn, drain: &mut watch::Receiver<bool>) -> bool
     matches!(came, Ok(Ok(true)))
 }
 
-async fn serve_http1<A>(
-    app: &Arc<A>,
-    conn: Conn,
-    drain: &watch::Receiver<bool>,
-    max_requests: u32,
-) where
+async fn serve_http1<A>(app: &Arc<A>, conn: Conn, drain: &watch::Receiver<bool>, max_requests: u32)
+where
     A: HttpServerApp + Send + Sync + 'static,
 {
     let state = conn.state().clone();
