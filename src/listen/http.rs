@@ -1,6 +1,7 @@
 //! A connection's requests: HTTP/1 one after another in our own keep-alive loop, HTTP/2 by
 //! Pingora's.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub(super) async fn serve<A>(
         }
     }
     let afterlife = conn.afterlife();
-    serve_http1(app, conn, &mut drain, limits.requests_per_connection).await;
+    serve_http1(app, conn, &drain, limits.requests_per_connection).await;
     Box::pin(afterlife.linger(&mut drain)).await;
 }
 
@@ -75,16 +76,13 @@ async fn first_bytes(conn: &mut Conn, drain: &mut watch::Receiver<bool>) -> bool
     matches!(came, Ok(Ok(true)))
 }
 
-async fn serve_http1<A>(
-    app: &Arc<A>,
-    conn: Conn,
-    drain: &mut watch::Receiver<bool>,
-    max_requests: u32,
-) where
+async fn serve_http1<A>(app: &Arc<A>, conn: Conn, drain: &watch::Receiver<bool>, max_requests: u32)
+where
     A: HttpServerApp + Send + Sync + 'static,
 {
     let state = conn.state().clone();
-    let told = drain.clone();
+    let mut waiter = drain.clone();
+    let mut drained = pin!(draining(&mut waiter));
     let mut session = ServerSession::new_http1(Box::new(conn));
     session.set_keepalive(NO_TIMER);
     session.set_pipelining_enabled(true);
@@ -93,8 +91,8 @@ async fn serve_http1<A>(
     loop {
         let served = tokio::select! {
             biased;
-            served = app.process_new_http(session, &told) => served,
-            () = idle_in_drain(&state, drain) => return,
+            served = app.process_new_http(session, drain) => served,
+            () = idle_in_drain(&state, drain, drained.as_mut()) => return,
         };
         let Some((stream, settings)) = served.map(|reused| reused.consume()) else { return };
         let Some(mut conn) = own(stream) else { return };
@@ -102,7 +100,7 @@ async fn serve_http1<A>(
             // The usual case: nothing but the socket is kept until more comes.
             End::Exact => {
                 state.enter(Phase::Idle);
-                if !comes(&mut conn, drain).await {
+                if !comes(&mut conn, drain, drained.as_mut()).await {
                     return;
                 }
             }
@@ -115,11 +113,15 @@ async fn serve_http1<A>(
 }
 
 /// Waits for the next request, holding neither session nor buffers. In a drain there is none.
-async fn comes(conn: &mut Conn, drain: &mut watch::Receiver<bool>) -> bool {
+async fn comes(
+    conn: &mut Conn,
+    drain: &watch::Receiver<bool>,
+    drained: Pin<&mut impl Future<Output = ()>>,
+) -> bool {
     tokio::select! {
         biased;
         came = conn.wait_readable() => came.unwrap_or(false),
-        () = draining(drain) => false,
+        () = begun(drain, drained) => false,
     }
 }
 
@@ -133,8 +135,12 @@ fn next(conn: Box<Conn>, settings: Option<HttpPersistentSettings>) -> ServerSess
 }
 
 /// Resolves if a drain finds Pingora waiting for a request that has not begun.
-async fn idle_in_drain(state: &ConnState, drain: &mut watch::Receiver<bool>) {
-    draining(drain).await;
+async fn idle_in_drain(
+    state: &ConnState,
+    drain: &watch::Receiver<bool>,
+    drained: Pin<&mut impl Future<Output = ()>>,
+) {
+    begun(drain, drained).await;
     if state.phase() != Phase::Idle {
         std::future::pending().await
     }
@@ -143,6 +149,14 @@ async fn idle_in_drain(state: &ConnState, drain: &mut watch::Receiver<bool>) {
 /// The stream back from Pingora. Apart, as `Box<dyn Any>` must not be held across an await.
 fn own(stream: Stream) -> Option<Box<Conn>> {
     stream.into_any().downcast::<Conn>().ok()
+}
+
+/// Resolves once a drain began. All of a connection's requests wait by one future, since to wait
+/// anew costs more; it must not be polled after its end.
+async fn begun(drain: &watch::Receiver<bool>, drained: Pin<&mut impl Future<Output = ()>>) {
+    if !*drain.borrow() {
+        drained.await;
+    }
 }
 
 /// Resolves once a drain began; a lost sender counts as one.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 use ipnet::IpNet;
 use pingora::Result;
+use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::conform;
@@ -105,8 +106,8 @@ fn facts(session: &Session, conn: Option<Arc<ConnState>>, shared: &Shared) -> Fa
         trusted_peer,
         scheme: if tls { "https" } else { "http" },
         method: head.method.clone(),
-        host: host_of(session).into(),
-        target: String::from_utf8_lossy(head.raw_path()).into(),
+        named_host: host_of(head),
+        target: head.uri.clone(),
         upgrade: false,
         conn: conn.map(Live),
         _in_flight: shared.metrics.request_started(),
@@ -121,11 +122,10 @@ fn asks_for_websocket(session: &Session) -> bool {
         && protocol.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// `Host`, or `:authority` where HTTP/2 sends no `Host`.
-fn host_of(session: &Session) -> &str {
-    let head = session.req_header();
-    let named = head.headers.get(header::HOST).and_then(|v| v.to_str().ok());
-    named.or(head.uri.authority().map(|a| a.as_str())).unwrap_or_default()
+fn host_of(head: &RequestHeader) -> HeaderValue {
+    let authority = || HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
+    let named = head.headers.get(header::HOST).cloned();
+    named.or_else(authority).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn id_of(headers: &HeaderMap) -> HeaderValue {

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderValue, Method};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Uri};
 
 use super::fail::Failure;
 use crate::listen::ConnState;
@@ -36,12 +37,25 @@ pub struct Facts {
     pub trusted_peer: bool,
     pub scheme: &'static str,
     pub method: Method,
-    pub host: Arc<str>,
+    /// See [`Facts::host`].
+    pub named_host: HeaderValue,
     /// The target as the client sent it, for the log.
-    pub target: Arc<str>,
+    pub target: Uri,
     pub upgrade: bool,
     pub conn: Option<Live>,
     pub _in_flight: Held,
+}
+
+impl Facts {
+    /// `Host`, or `:authority` where HTTP/2 sends no `Host`; empty where there is neither.
+    pub fn host(&self) -> &str {
+        self.named_host.to_str().unwrap_or_default()
+    }
+
+    /// The target's path and query.
+    pub fn target(&self) -> &str {
+        self.target.path_and_query().map_or("", PathAndQuery::as_str)
+    }
 }
 
 /// The request counts on its connection while this is held.

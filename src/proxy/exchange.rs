@@ -1,9 +1,11 @@
 //! The only file that converts between Pingora's messages and what scripts see.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use pingora::Result;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::ctx::Ctx;
@@ -20,6 +22,8 @@ use crate::tls::TlsInfo;
 pub struct ScriptState {
     /// The map that a request's filters see as `req.ctx`.
     pub ctx: script::Ctx,
+    /// The request as the filters left it, if one of them had it in hand.
+    pub request: Option<Arc<RequestDraft>>,
     /// Filters, from the outermost, whose `on_request` the request has passed.
     pub entered: usize,
     /// A body that takes the place of the origin's, not yet sent.
@@ -30,7 +34,15 @@ pub struct ScriptState {
     pub response: Option<ResponseDraft>,
 }
 
-/// The client's request as scripts see it.
+/// The client's request as scripts see it; as its filters left it, if they had it in hand.
+pub fn of_client(session: &Session, ctx: &Ctx) -> Result<Exchange> {
+    match &ctx.scripts.request {
+        Some(draft) => Ok(Exchange { request: draft.clone(), response: None, error: None }),
+        None => of_request(session.req_header(), ctx),
+    }
+}
+
+/// A request as scripts see it.
 pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
     let (facts, routed) = (ctx.facts()?, ctx.routed()?);
     let target = String::from_utf8_lossy(head.raw_path());
@@ -43,7 +55,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
     let request = RequestDraft {
         method: head.method.clone(),
         scheme: facts.scheme.to_owned(),
-        host: host.unwrap_or(&facts.host).to_owned(),
+        host: host.unwrap_or(facts.host()).to_owned(),
         path: path.to_owned(),
         query,
         headers: head.headers.clone(),
@@ -55,7 +67,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
         client: client(ctx)?,
         ctx: ctx.scripts.ctx.clone(),
     };
-    Ok(Exchange { request, response: None, error: None })
+    Ok(Exchange { request: Arc::new(request), response: None, error: None })
 }
 
 fn client(ctx: &Ctx) -> Result<Client> {
@@ -85,15 +97,13 @@ fn tls(info: &TlsInfo) -> script::TlsInfo {
 }
 
 /// Puts the edits of `on_request` into the request, and the choice of an upstream into `ctx`.
-pub fn edit_request(session: &mut Session, ctx: &mut Ctx, edited: RequestDraft) -> Result<()> {
-    let normal = normalise(&edited.path).map(|normal| normal.path.into_owned());
-    let path = match normal {
-        Ok(path) => path,
-        Err(_) if edited.path == "*" => edited.path,
+pub fn edit_request(session: &mut Session, ctx: &mut Ctx, edited: &RequestDraft) -> Result<()> {
+    let path = match normalise(&edited.path) {
+        Ok(normal) => normal.path,
+        Err(_) if edited.path == "*" => "*".into(),
         Err(bad) => return Err(ctx.refuse(Failure::FilterMessage(format!("path: {bad}")))),
     };
-    set_target(session.req_header_mut(), &path, edited.query.as_deref())?;
-    edit_head(session.req_header_mut(), &edited.method, &edited.host, &edited.headers)?;
+    edit_head(session.req_header_mut(), &path, edited)?;
     choose_upstream(ctx, edited.upstream.as_deref())?;
     forward::conform(session.req_header_mut(), ctx)
 }
@@ -104,48 +114,26 @@ pub fn edit_upstream_request(
     ctx: &mut Ctx,
     edited: &RequestDraft,
 ) -> Result<()> {
-    set_target(head, &edited.path, edited.query.as_deref())?;
-    edit_head(head, &edited.method, &edited.host, &edited.headers)?;
+    edit_head(head, &edited.path, edited)?;
     forward::conform(head, ctx)
 }
 
-fn set_target(head: &mut RequestHeader, path: &str, query: Option<&str>) -> Result<()> {
-    if (head.uri.path(), head.uri.query()) == (path, query) {
-        return Ok(());
-    }
-    head::edit(head, |parts| head::set_target(&mut parts.uri, path, query))
-}
-
-fn edit_head(
-    head: &mut RequestHeader,
-    method: &http::Method,
-    host: &str,
-    headers: &HeaderMap,
-) -> Result<()> {
-    if head.method != *method {
-        head.set_method(method.clone());
-    }
-    for name in changed(&head.headers, headers) {
-        head.remove_header(&name);
-        for value in headers.get_all(&name) {
-            head.append_header(name.clone(), value.clone())?;
+fn edit_head(head: &mut RequestHeader, path: &str, edited: &RequestDraft) -> Result<()> {
+    let bad_host = |_| Error::explain(ErrorType::InvalidHTTPHeader, "a filter's host");
+    head::edit(head, |parts| {
+        if (parts.uri.path(), parts.uri.query()) != (path, edited.query.as_deref()) {
+            head::set_target(&mut parts.uri, path, edited.query.as_deref())?;
         }
-    }
-    let named = head
-        .headers
-        .get(header::HOST)
-        .map_or(head.uri.authority().map(|a| a.as_str()), |h| h.to_str().ok());
-    if named != Some(host) {
-        head.insert_header(header::HOST, host)?;
-    }
-    Ok(())
-}
-
-/// The names whose lines differ.
-fn changed(before: &HeaderMap, after: &HeaderMap) -> Vec<HeaderName> {
-    let differs = |name: &&HeaderName| !before.get_all(*name).iter().eq(after.get_all(*name));
-    let gone = before.keys().filter(|name| !after.contains_key(*name));
-    after.keys().filter(differs).chain(gone).cloned().collect()
+        parts.method = edited.method.clone();
+        parts.headers = edited.headers.clone();
+        let named = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
+        let named = named.or(parts.uri.authority().map(|authority| authority.as_str().as_bytes()));
+        if named != Some(edited.host.as_bytes()) {
+            let host = HeaderValue::from_str(&edited.host).map_err(bad_host)?;
+            parts.headers.insert(header::HOST, host);
+        }
+        Ok(())
+    })
 }
 
 fn choose_upstream(ctx: &mut Ctx, name: Option<&str>) -> Result<()> {
@@ -176,17 +164,11 @@ pub fn of_response(head: &ResponseHeader, from: From) -> ResponseDraft {
 }
 
 /// Puts the edits of `on_response` into the head.
-pub fn edit_response(head: &mut ResponseHeader, edited: &ResponseDraft) -> Result<()> {
-    if head.status != edited.status {
-        head.set_status(edited.status)?;
-    }
-    for name in changed(&head.headers, &edited.headers) {
-        head.remove_header(&name);
-        for value in edited.headers.get_all(&name) {
-            head.append_header(name.clone(), value.clone())?;
-        }
-    }
-    Ok(())
+pub fn edit_response(head: &mut ResponseHeader, status: StatusCode, headers: HeaderMap) {
+    head::edit_response(head, |parts| {
+        parts.status = status;
+        parts.headers = headers;
+    });
 }
 
 /// The answer of a filter: its head and its body.

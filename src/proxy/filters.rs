@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
@@ -16,7 +15,7 @@ use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
-    Hook, Host, Limits, Outcome, ResponseDraft, Run, run,
+    Hook, Host, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::telemetry::handles::RunCost;
@@ -81,16 +80,14 @@ pub async fn run_hook(
         snapshot: Arc::clone(&facts.snapshot),
         client: Arc::clone(&shared.client),
         trace: facts.trace,
-        request_id: exchange.request.id.clone(),
-        route: exchange.request.route.clone(),
+        request: Arc::clone(&exchange.request),
     };
     let mut limits = Limits::from(&filter.config.limits);
     limits.fibers = facts.snapshot.limits.filter_runs.value as usize;
-    let began = Instant::now();
     let Run { exchange, outcome, figures } =
         run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
     let cost = RunCost {
-        duration: began.elapsed(),
+        duration: figures.wall,
         operations: figures.operations,
         memory_bytes: figures.peak_memory as u64,
     };
@@ -135,15 +132,15 @@ fn tell_log(ctx: &Ctx, filter: &FilterState, fault: &Fault, exchange: &Exchange)
     let (id, route) = (&exchange.request.id, &exchange.request.route);
     let mut text = format!("filter {name} {hook} request {id} route {route}: ");
     if fault.cause == Cause::Busy {
-        // Nothing of the script has run.
+        // Nothing of the script has run, so it has no place.
         text.push_str(&fault.message);
     } else {
         let (file, line, column) = (fault.file.display(), fault.line, fault.column);
         text.push_str(&format!("{file}:{line}:{column}: {}", fault.message));
-    }
-    let source = fault.source_line.trim();
-    if !source.is_empty() {
-        text.push_str(&format!(" | {source}"));
+        let source = fault.source_line.trim();
+        if !source.is_empty() {
+            text.push_str(&format!(" | {source}"));
+        }
     }
     if suppressed > 0 {
         text.push_str(&format!(" ({suppressed} more not shown)"));
@@ -157,8 +154,7 @@ struct Hands {
     snapshot: Arc<Snapshot>,
     client: Arc<Client>,
     trace: TraceContext,
-    request_id: String,
-    route: String,
+    request: Arc<RequestDraft>,
 }
 
 impl Host for Hands {
@@ -186,7 +182,8 @@ impl Host for Hands {
     fn log(&self, level: Level, message: &str, fields: &[(String, String)]) {
         let fields: String =
             fields.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
-        let (filter, id, route) = (&self.filter.config.name, &self.request_id, &self.route);
+        let (filter, request) = (&self.filter.config.name, &self.request);
+        let (id, route) = (&request.id, &request.route);
         log::log!(target: "filter", level, "{filter} request {id} route {route}: {message}{fields}");
     }
 }

@@ -73,8 +73,8 @@ fn entry(session: &Session, ctx: &Ctx, facts: &Facts) -> Entry {
         trace_id: Some(facts.trace.trace_id),
         client: Some(facts.client),
         method: facts.method.to_string(),
-        host: facts.host.to_string(),
-        path: facts.target.to_string(),
+        host: facts.host().to_owned(),
+        path: facts.target().to_owned(),
         protocol: match session.is_http2() {
             true => "HTTP/2",
             false => "HTTP/1.1",
@@ -103,9 +103,9 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
 
 /// `on_log` of every filter, outermost first; what they answer is nobody's concern.
 async fn run_on_log(session: &Session, ctx: &mut Ctx, shared: &Arc<Shared>, route: &RouteState) {
-    let Ok(mut exchange) = exchange::of_request(session.req_header(), ctx) else { return };
+    let Ok(mut exchange) = exchange::of_client(session, ctx) else { return };
     let unanswered = || ResponseDraft::new(http::StatusCode::BAD_GATEWAY, "");
-    exchange.response = Some(ctx.scripts.response.take().unwrap_or_else(unanswered));
+    exchange.response = Some(Arc::new(ctx.scripts.response.take().unwrap_or_else(unanswered)));
     for filter in route.filters.iter().filter(|filter| filter.script.has(Hook::Log)) {
         run_hook(shared, ctx, filter, Hook::Log, exchange.clone()).await;
     }

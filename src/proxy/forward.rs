@@ -18,7 +18,7 @@ use crate::config::routes::Rewrite;
 use crate::config::upstreams::Protocol;
 
 /// The headers added here, at most.
-pub const ADDED: usize = 8;
+const ADDED: usize = 8;
 /// This proxy in `Via` (RFC 9110, 7.6.3), by the version of the client's request.
 const VIA_10: HeaderValue = HeaderValue::from_static("1.0 selvedge");
 const VIA_11: HeaderValue = HeaderValue::from_static("1.1 selvedge");
@@ -97,12 +97,12 @@ fn said_by_proxies(headers: &mut HeaderMap, facts: &Facts) -> Result<()> {
         Some(conn) => conn.client_text.clone(),
         None => value(&peer.to_string())?,
     };
-    let element = forwarded(peer, &peer_text, &facts.host, facts.scheme)?;
+    let element = forwarded(peer, &peer_text, &facts.named_host, facts.scheme)?;
     let scheme = HeaderValue::from_static(facts.scheme);
     if !facts.trusted_peer {
         headers.insert(&FORWARDED_FOR, peer_text);
         headers.insert(&FORWARDED_PROTO, scheme);
-        headers.insert(&FORWARDED_HOST, value(&facts.host)?);
+        headers.insert(&FORWARDED_HOST, facts.named_host.clone());
         headers.insert(header::FORWARDED, element);
         return Ok(());
     }
@@ -112,13 +112,18 @@ fn said_by_proxies(headers: &mut HeaderMap, facts: &Facts) -> Result<()> {
         headers.insert(&FORWARDED_PROTO, scheme);
     }
     if !headers.contains_key(&FORWARDED_HOST) {
-        headers.insert(&FORWARDED_HOST, value(&facts.host)?);
+        headers.insert(&FORWARDED_HOST, facts.named_host.clone());
     }
     Ok(())
 }
 
 /// One element of `Forwarded` (RFC 7239).
-fn forwarded(peer: IpAddr, text: &HeaderValue, host: &str, scheme: &str) -> Result<HeaderValue> {
+fn forwarded(
+    peer: IpAddr,
+    text: &HeaderValue,
+    host: &HeaderValue,
+    scheme: &str,
+) -> Result<HeaderValue> {
     let (open, close): (&[u8], &[u8]) = match peer {
         IpAddr::V4(_) => (b"for=", b";host=\""),
         IpAddr::V6(_) => (b"for=\"[", b"]\";host=\""),
@@ -153,7 +158,8 @@ mod tests {
     fn an_address_of_ip_6_is_quoted() {
         let of = |ip: &str| {
             let text = HeaderValue::from_str(ip).expect("text");
-            forwarded(ip.parse().expect("ip"), &text, "a.test", "https").expect("a value")
+            let host = HeaderValue::from_static("a.test");
+            forwarded(ip.parse().expect("ip"), &text, &host, "https").expect("a value")
         };
         assert_eq!(of("192.0.2.1"), "for=192.0.2.1;host=\"a.test\";proto=https");
         assert_eq!(of("2001:db8::1"), "for=\"[2001:db8::1]\";host=\"a.test\";proto=https");

@@ -1,13 +1,14 @@
-//! A request's head in the form that is cheap to edit and to copy.
+//! Heads in the form that is cheap to edit and to copy.
 //!
-//! Pingora keeps a second map beside the headers, of names as the client wrote them, and every
-//! edit and every copy pays for both. Here it goes: names are case-insensitive (RFC 9110, 5.1), and
-//! origins get the usual spelling of well-known names and lower case for all others.
+//! Pingora keeps a second map beside the headers, of names as they were written, and every edit and
+//! every copy pays for both. Here it goes: names are case-insensitive (RFC 9110, 5.1), and origins
+//! and clients get the usual spelling of well-known names and lower case for all others.
 
 use http::request::Parts;
+use http::response;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr, Result};
 
 /// The header that carries the request's id, both ways.
@@ -37,12 +38,31 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
 }
 
-/// Edits the head in place. Its target must be in origin form or `*` by now.
+/// Edits a request's head in place. Its target must be in origin form or `*` by now.
 pub fn edit<T>(head: &mut RequestHeader, edit: impl FnOnce(&mut Parts) -> T) -> T {
     let nothing = RequestHeader::from(http::Request::new(()).into_parts().0);
     let mut parts = Parts::from(std::mem::replace(head, nothing));
     let result = edit(&mut parts);
     *head = RequestHeader::from(parts);
+    result
+}
+
+/// The same for a response's head; what the origin says in place of the usual reason stays.
+pub fn edit_response<T>(
+    head: &mut ResponseHeader,
+    edit: impl FnOnce(&mut response::Parts) -> T,
+) -> T {
+    let usual = head.status.canonical_reason();
+    let own = head.get_reason_phrase().filter(|own| Some(*own) != usual).map(str::to_owned);
+    let (nothing, status) = (http::Response::new(()).into_parts().0, head.status);
+    let nothing = ResponseHeader::from(nothing);
+    let mut parts = response::Parts::from(std::mem::replace(head, nothing));
+    let result = edit(&mut parts);
+    *head = ResponseHeader::from(parts);
+    if own.is_some() && head.status == status {
+        // It was there before; setting it only fails for none.
+        let _ = head.set_reason_phrase(own.as_deref());
+    }
     result
 }
 

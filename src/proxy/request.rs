@@ -1,5 +1,7 @@
 //! `on_request` and `on_upstream_request`: filters may answer, edit, or choose the upstream.
 
+use std::sync::Arc;
+
 use http::header;
 use pingora::Result;
 use pingora::http::RequestHeader;
@@ -53,6 +55,7 @@ async fn run_hooks(
     route: &RouteState,
 ) -> Result<bool> {
     let mut exchange = exchange::of_request(session.req_header(), ctx)?;
+    let before = exchange.request.clone();
     for (index, filter) in route.filters.iter().enumerate() {
         if filter.script.has(Hook::Request) {
             exchange =
@@ -68,7 +71,12 @@ async fn run_hooks(
         }
         ctx.scripts.entered = index + 1;
     }
-    exchange::edit_request(session, ctx, exchange.request)?;
+    if !Arc::ptr_eq(&before, &exchange.request) {
+        exchange::edit_request(session, ctx, &exchange.request)?;
+    }
+    // Unless its path was brought into normal form, and has to be read anew.
+    let as_sent = session.req_header().uri.path() == exchange.request.path;
+    ctx.scripts.request = Some(exchange.request).filter(|_| as_sent);
     Ok(false)
 }
 
@@ -94,6 +102,7 @@ async fn run_upstream_hooks(
     route: &RouteState,
 ) -> Result<()> {
     let mut exchange = exchange::of_request(head, ctx)?;
+    let before = exchange.request.clone();
     for filter in route.filters.iter().filter(|filter| filter.script.has(Hook::UpstreamRequest)) {
         exchange = match run_watched(session, shared, ctx, filter, Hook::UpstreamRequest, exchange)
             .await
@@ -106,5 +115,8 @@ async fn run_upstream_hooks(
             }
         };
     }
-    exchange::edit_upstream_request(head, ctx, &exchange.request)
+    match Arc::ptr_eq(&before, &exchange.request) {
+        true => Ok(()),
+        false => exchange::edit_upstream_request(head, ctx, &exchange.request),
+    }
 }

@@ -1,5 +1,7 @@
 //! What the client sees: the origin's response after filters, or one made here.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use pingora::http::ResponseHeader;
@@ -11,7 +13,7 @@ use super::ctx::Ctx;
 use super::exchange;
 use super::fail::{Failure, Page};
 use super::filters::{Next, run_hook, run_watched};
-use super::head::{REQUEST_ID, is_hop_by_hop};
+use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
 use crate::script::{From, Hook, ResponseBody, ResponseDraft};
 use crate::snapshot::Shared;
@@ -24,7 +26,7 @@ pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
     }
-    remove_hop_by_hop(head);
+    head::edit_response(head, |parts| remove_hop_by_hop(&mut parts.headers));
     if head.status.is_informational() {
         return peer::still_waiting(ctx);
     }
@@ -33,15 +35,15 @@ pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
 }
 
 /// Headers about the origin's connection end here; the framing stays for Pingora.
-fn remove_hop_by_hop(head: &mut ResponseHeader) {
-    let names = head.headers.keys().filter(|name| is_hop_by_hop(name)).cloned();
-    let lines = head.headers.get_all(header::CONNECTION).iter();
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let names = headers.keys().filter(|name| is_hop_by_hop(name)).cloned();
+    let lines = headers.get_all(header::CONNECTION).iter();
     let words = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     let words = words.map(<[u8]>::trim_ascii).filter(|word| !is_about_reuse(word));
     let listed = words.filter_map(|word| HeaderName::from_bytes(word).ok());
     let names: Vec<HeaderName> = names.chain(listed).collect();
     for name in names.iter().filter(|name| !is_framing(name)) {
-        head.remove_header(name);
+        headers.remove(name);
     }
 }
 
@@ -67,11 +69,14 @@ pub async fn to_client(
         return Ok(());
     }
     if has_hook(ctx, Hook::Response) {
-        let draft = exchange::of_response(head, From::Origin);
-        let edited = Box::pin(run_filters(session, ctx, shared, draft)).await?;
-        exchange::edit_response(head, &edited)?;
-        if let ResponseBody::Replaced(body) = edited.body {
-            replace_body(session, head, ctx, body)?;
+        let draft = Arc::new(exchange::of_response(head, From::Origin));
+        let edited = Box::pin(run_filters(session, ctx, shared, draft.clone())).await?;
+        if !Arc::ptr_eq(&draft, &edited) {
+            let edited = Arc::unwrap_or_clone(edited);
+            exchange::edit_response(head, edited.status, edited.headers);
+            if let ResponseBody::Replaced(body) = edited.body {
+                replace_body(session, head, ctx, body)?;
+            }
         }
     }
     finish_head(session, head, ctx, shared)
@@ -96,12 +101,12 @@ async fn run_filters(
     session: &mut Session,
     ctx: &mut Ctx,
     shared: &Shared,
-    draft: ResponseDraft,
-) -> Result<ResponseDraft> {
+    draft: Arc<ResponseDraft>,
+) -> Result<Arc<ResponseDraft>> {
     let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone()) else {
         return Ok(draft);
     };
-    let mut exchange = exchange::of_request(session.req_header(), ctx)?;
+    let mut exchange = exchange::of_client(session, ctx)?;
     exchange.response = Some(draft);
     let entered = route.filters.iter().take(ctx.scripts.entered);
     for filter in entered.rev().filter(|filter| filter.script.has(Hook::Response)) {
@@ -110,7 +115,7 @@ async fn run_filters(
             Next::Fail(failure) => return Err(ctx.refuse(failure)),
             Next::Answer(mut exchange, answer) => {
                 ctx.outcome.answered_by = Some(filter.config.name.clone());
-                exchange.response = Some(answer);
+                exchange.response = Some(Arc::new(answer));
                 exchange
             }
         };
@@ -158,7 +163,9 @@ fn finish_head(
 ) -> Result<()> {
     let facts = ctx.facts()?;
     conform::for_client(head, session.req_header().version);
-    head.insert_header(REQUEST_ID.as_str(), &facts.request_id)?;
+    head::edit_response(head, |parts| {
+        parts.headers.insert(&REQUEST_ID, facts.request_id.clone());
+    });
     ctx.outcome.first_byte = Some(facts.started.elapsed());
     ctx.outcome.status = head.status.as_u16();
     if !shared.is_ready() {
@@ -178,7 +185,7 @@ pub async fn send_draft(
     answer: ResponseDraft,
 ) -> Result<()> {
     let edited = match has_hook(ctx, Hook::Response) {
-        true => run_filters(session, ctx, shared, answer).await?,
+        true => Arc::unwrap_or_clone(run_filters(session, ctx, shared, Arc::new(answer)).await?),
         false => answer,
     };
     let (status, headers, body) = exchange::of_draft(&edited);
@@ -213,6 +220,7 @@ pub async fn send_failure(
     };
     // A filter that faults on the page of a failure must not hide the failure.
     let filter_failed = matches!(failure, Failure::FilterFault(_) | Failure::FiltersBusy);
+    let own = Arc::new(own);
     let edited = match !filter_failed && has_hook(ctx, Hook::Response) {
         true => run_filters(session, ctx, shared, own.clone()).await.unwrap_or(own),
         false => own,
@@ -233,7 +241,7 @@ async fn ask_on_error(
         return None;
     }
     let route = ctx.routed.as_ref()?.route.clone();
-    let mut exchange = exchange::of_request(session.req_header(), ctx).ok()?;
+    let mut exchange = exchange::of_client(session, ctx).ok()?;
     exchange.error = Some(exchange::of_failure(failure));
     let entered = route.filters.iter().take(ctx.scripts.entered);
     for filter in entered.rev().filter(|filter| filter.script.has(Hook::Error)) {

@@ -8,7 +8,7 @@ use pingora_proxy::Session;
 
 use super::ctx::{Ctx, Routed};
 use super::fail::{Failure, Page};
-use super::{forward, head, response};
+use super::{head, response};
 use crate::config::routes::{Action, AmbiguousPath};
 use crate::routing::path::{Ambiguity, normalise};
 use crate::routing::{Found, RequestView};
@@ -23,7 +23,7 @@ pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         Err(failure) => return Err(ctx.refuse(failure)),
     };
     let found = facts.snapshot.router.find(&RequestView {
-        host: &facts.host,
+        host: facts.host(),
         path: &path,
         method: &head.method,
         headers: &head.headers,
@@ -52,7 +52,6 @@ pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
     let path = path.into_owned();
     ctx.routed = Some(Routed { index, route, path, params, upstream });
     head::edit(session.req_header_mut(), |parts| {
-        parts.headers.reserve(forward::ADDED);
         if let Some(target) = target {
             parts.uri = target;
         }
@@ -106,7 +105,7 @@ fn location(to: &str, ctx: &Ctx, session: &Session) -> Result<HeaderValue> {
     let routed = ctx.routed()?;
     let query = session.req_header().uri.query().unwrap_or_default();
     let mut target = to
-        .replace("{host}", &ctx.facts()?.host)
+        .replace("{host}", ctx.facts()?.host())
         .replace("{path}", routed.path.trim_start_matches("//"))
         .replace("{query}", query);
     if query.is_empty() {

@@ -14,6 +14,7 @@ use rhai::{
 use rhai::{ParseErrorType, packages::Package, packages::StandardPackage};
 
 use super::api::{self, Facts};
+use super::caches::Pool;
 use super::coverage::Coverage;
 use super::diagnostic::Diagnostic;
 use super::fault::text_of;
@@ -53,6 +54,7 @@ pub struct Script {
     source: String,
     imports: Imports,
     hooks: Vec<Hook>,
+    pub(super) caches: Pool,
 }
 
 impl std::fmt::Debug for Script {
@@ -194,7 +196,8 @@ impl Load {
         let hooks = hooks.collect();
         let ast = ast.clone_functions_only();
         let Self { file, facts, imports, source, .. } = self;
-        Ok(Script { engine, ast, facts, file, source, imports, hooks })
+        let caches = Pool::default();
+        Ok(Script { engine, ast, facts, file, source, imports, hooks, caches })
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {

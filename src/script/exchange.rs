@@ -8,11 +8,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::{Mutex, MutexGuard};
 
-/// One request and what became of it.
+/// One request and what became of it. Copies share the drafts; an edit makes one of its own.
 #[derive(Debug, Clone)]
 pub struct Exchange {
-    pub request: RequestDraft,
-    pub response: Option<ResponseDraft>,
+    pub request: Arc<RequestDraft>,
+    pub response: Option<Arc<ResponseDraft>>,
     pub error: Option<ErrorInfo>,
 }
 
@@ -166,6 +166,6 @@ impl Exchange {
             client: Client { ip: IpAddr::from([127, 0, 0, 1]), port: 40000, tls: None },
             ctx: Ctx::default(),
         };
-        Self { request, response: None, error: None }
+        Self { request: Arc::new(request), response: None, error: None }
     }
 }

@@ -41,16 +41,19 @@ pub enum Cause {
 }
 
 impl Fault {
+    /// With the hook as its place, until a nearer one is known.
     pub(super) fn new(script: &Script, hook: Hook, cause: Cause, message: String) -> Self {
-        Self {
-            hook,
-            file: script.file().to_owned(),
-            line: 0,
-            column: 0,
-            source_line: String::new(),
-            message,
-            cause,
-        }
+        let file = script.file().to_owned();
+        let (line, column, source_line) = (0, 0, String::new());
+        let mut fault = Self { hook, file, line, column, source_line, message, cause };
+        fault.place(script, definition(script.source(), hook.name()));
+        fault
+    }
+
+    fn place(&mut self, script: &Script, position: Position) {
+        self.line = position.line().unwrap_or(0);
+        self.column = position.position().unwrap_or(0);
+        self.source_line = source_line(script.source(), self.line);
     }
 
     pub(super) fn limit(script: &Script, hook: Hook, hit: LimitHit) -> Self {
@@ -58,23 +61,19 @@ impl Fault {
     }
 
     pub(super) fn from_error(script: &Script, hook: Hook, error: &EvalAltResult) -> Self {
-        let (file, inner, mut position) = innermost(error);
+        let (file, inner, position) = innermost(error);
         let mut fault = match limit_of(inner) {
             Some(hit) => Self::limit(script, hook, hit),
             None => Self::new(script, hook, Cause::Error, text_of(inner)),
         };
-        if let Some(file) = file {
-            fault.file = file.into();
-        }
-        if fault.file == script.file() {
-            // Rhai loses the place where a limit stopped it: what is left is the hook.
-            if position.is_none() {
-                position = definition(script.source(), hook.name());
+        // Rhai loses the place where a limit stopped it: what is left is the hook.
+        if !position.is_none() {
+            fault.place(script, position);
+            if let Some(file) = file.map(PathBuf::from).filter(|file| file != script.file()) {
+                fault.file = file;
+                fault.source_line.clear();
             }
-            fault.source_line = source_line(script.source(), position.line().unwrap_or(0));
         }
-        fault.line = position.line().unwrap_or(0);
-        fault.column = position.position().unwrap_or(0);
         fault
     }
 }

@@ -121,13 +121,14 @@ impl Bench {
         let (mut exchange, answer) = self.hook(&script, Hook::Request, exchange, &host, limits)?;
         let forwarded = answer.is_none();
         exchange.response = Some(match answer {
-            Some(answer) => answer,
+            Some(answer) => Arc::new(answer),
             None => {
-                exchange.response = Some(response_of(given)?);
+                exchange.response = Some(Arc::new(response_of(given)?));
                 let (after, replaced) =
                     self.hook(&script, Hook::Response, exchange.clone(), &host, limits)?;
                 exchange = after;
-                replaced.or(exchange.response.take()).unwrap_or_else(|| empty(StatusCode::OK))
+                let replaced = replaced.map(Arc::new).or(exchange.response.take());
+                replaced.unwrap_or_else(|| Arc::new(empty(StatusCode::OK)))
             }
         });
         Ok(outcome(&exchange, forwarded))
@@ -187,7 +188,7 @@ fn exchange_of(given: &Map) -> Told<Exchange> {
     let keys = ["method", "path", "host", "headers", "ip", "response", "fetches"];
     known(given, "a request", &keys)?;
     let mut exchange = Exchange::for_test();
-    let request = &mut exchange.request;
+    let request = Arc::make_mut(&mut exchange.request);
     if let Some(method) = text_in(given, "method") {
         request.method =
             method.parse().map_err(|_| told(format!("\"{method}\" is not a method")))?;

@@ -119,6 +119,8 @@ impl fmt::Display for LimitHit {
 pub struct RunFigures {
     pub operations: u64,
     pub cpu: Duration,
+    /// From the start to the end, waiting included.
+    pub wall: Duration,
     /// The most bytes held at one time.
     pub peak_memory: usize,
 }

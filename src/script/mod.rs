@@ -3,6 +3,7 @@
 //! It knows nothing of Pingora: hooks work on an [`Exchange`], and reach the world by a [`Host`].
 
 mod api;
+mod caches;
 mod compile;
 mod coverage;
 mod diagnostic;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rhai::{CallFnOptions, Dynamic, EvalAltResult, Map, Scope};
+use rhai::{Dynamic, EvalAltResult, EvalContext, Map, Scope};
 
 use super::api::{self, Objects, Response};
 use super::compile::Script;
@@ -44,33 +44,36 @@ pub async fn run(
     if !script.has(hook) {
         return Run { exchange, outcome: Outcome::Continue, figures: RunFigures::default() };
     }
-    let ctx = exchange.request.ctx.clone();
-    let ctx_before = ctx.snapshot();
-    let objects = Objects::new(exchange);
-    let mut rollback = Rollback { ctx, before: Some(ctx_before) };
+    let before = exchange.clone();
+    let mut ctx = Rollback::of(&before);
     let fiber = {
-        let (script, objects) = (script.clone(), objects.working_copy());
-        Fiber::new(limits, move || invoke(&script, hook, objects, host))
+        let script = script.clone();
+        Fiber::new(limits, move || invoke(&script, hook, exchange, host))
     };
     let fiber = match fiber {
         Ok(fiber) => fiber,
-        Err(error) => return refused(script, hook, objects, &error),
+        Err(error) => return refused(script, hook, before, &error),
     };
     let Ended { result, stop, figures } = fiber.await;
     let (outcome, edited) = outcome_of(script, hook, result, stop);
-    match edited {
-        Some(edited) => {
-            rollback.before = None;
-            Run { exchange: edited, outcome, figures }
-        }
-        None => Run { exchange: objects.into_exchange(), outcome, figures },
+    if edited.is_some() {
+        ctx.before = None;
     }
+    Run { exchange: edited.unwrap_or(before), outcome, figures }
 }
 
 /// Restores ctx unless the run ended well; a dropped run is also undone.
 struct Rollback {
     ctx: super::exchange::Ctx,
     before: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Rollback {
+    fn of(exchange: &Exchange) -> Self {
+        let ctx = exchange.request.ctx.clone();
+        let before = Some(ctx.snapshot());
+        Self { ctx, before }
+    }
 }
 
 impl Drop for Rollback {
@@ -81,20 +84,17 @@ impl Drop for Rollback {
     }
 }
 
-fn refused(script: &Script, hook: Hook, objects: Objects, error: &NoStack) -> Run {
+fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> Run {
     let fault = Box::new(Fault::new(script, hook, Cause::Busy, error.to_string()));
-    Run {
-        exchange: objects.into_exchange(),
-        outcome: Outcome::Fault(fault),
-        figures: RunFigures::default(),
-    }
+    Run { exchange, outcome: Outcome::Fault(fault), figures: RunFigures::default() }
 }
 
 /// On the fiber. All script values die here; only plain types leave.
 ///
 /// Boxed, and made after the call in frames of its own: what lies on the stack while the script
 /// waits is what thousands of waiting scripts hold.
-fn invoke(script: &Script, hook: Hook, objects: Objects, host: Arc<dyn Host>) -> Box<Left> {
+fn invoke(script: &Script, hook: Hook, exchange: Exchange, host: Arc<dyn Host>) -> Box<Left> {
+    let objects = Objects::new(exchange);
     let called = call(script, hook, &objects, host);
     conclude(script, hook, objects, called)
 }
@@ -104,10 +104,18 @@ type Left = (Outcome, Exchange);
 #[inline(never)]
 fn call(script: &Script, hook: Hook, objects: &Objects, host: Arc<dyn Host>) -> Called {
     let tag = api::tag_for_run(&script.facts, host, objects.ctx());
-    let options = CallFnOptions::new().eval_ast(false).with_tag(tag);
-    let arguments = hook.arguments(objects);
-    let scope = &mut Scope::new();
-    script.engine.call_fn_with_options(options, scope, &script.ast, hook.name(), arguments)
+    let mut global = script.engine.new_global_runtime_state();
+    global.tag = tag;
+    global.source = script.ast.source().map(Into::into);
+    global.lib.push(script.ast.shared_lib().clone());
+    let (mut scope, mut kept) = (Scope::new(), script.caches.take());
+    let mut context =
+        EvalContext::new(&script.engine, &mut global, &mut kept.caches, &mut scope, None);
+    let mut arguments = hook.arguments(objects);
+    let mut arguments: Vec<_> = arguments.iter_mut().collect();
+    let called = context.call_fn_raw(hook.name(), false, false, &mut arguments);
+    script.caches.give_back(kept);
+    called
 }
 
 #[inline(never)]

@@ -109,7 +109,7 @@ async fn an_edit_of_headers_reaches_the_exchange() {
 #[tokio::test]
 async fn a_fault_rolls_back_all_edits() {
     let mut exchange = Exchange::for_test();
-    exchange.request.headers.insert("keep", "1".parse().unwrap());
+    Arc::make_mut(&mut exchange.request).headers.insert("keep", "1".parse().unwrap());
     let source = "fn on_request(req) {\n  req.path = \"/x\"; req.headers[\"keep\"] = ();\n  \
                   req.ctx.a = 1;\n  throw \"oops\";\n}";
     let run = run_with(source, exchange, Arc::new(FakeHost::default())).await;
@@ -183,6 +183,22 @@ async fn the_wall_limit_holds_while_a_script_waits() {
     let run = run(&script, Hook::Request, Exchange::for_test(), host, bounds).await;
     assert!(matches!(fault(&run).cause, Cause::Limit(hit) if hit.kind == LimitKind::Wall));
     assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn waiting_often_evades_no_limit() {
+    let script = script("fn on_request(req) { loop { try { sleep(0.0) } catch { } } }");
+    let host: Arc<dyn Host> = Arc::new(FakeHost::default());
+    let short = |wall, operations| Limits { wall, operations, ..limits() };
+    let cases = [
+        (short(Duration::from_millis(30), u64::MAX), LimitKind::Wall),
+        (short(Duration::from_secs(60), 100), LimitKind::Operations),
+    ];
+    for (bounds, kind) in cases {
+        let run = run(&script, Hook::Request, Exchange::for_test(), host.clone(), bounds);
+        let ended = tokio::time::timeout(Duration::from_secs(5), run).await;
+        assert_eq!(limit(&ended.expect("it ends")), kind);
+    }
 }
 
 #[tokio::test]
@@ -303,7 +319,7 @@ async fn ctx_and_responses_in_later_hooks() {
     let mut exchange = step(Hook::Request, Exchange::for_test()).await.exchange;
     let mut response = ResponseDraft::new(StatusCode::OK, "");
     response.body = ResponseBody::Untouched;
-    exchange.response = Some(response);
+    exchange.response = Some(Arc::new(response));
     let run = step(Hook::Response, exchange).await;
     assert!(matches!(run.outcome, Outcome::Continue), "{:?}", run.outcome);
     let response = run.exchange.response.as_ref().unwrap();
@@ -370,6 +386,8 @@ fn what_is_wrong_is_found_at_load_with_its_place() {
         assert!(shown.contains(hint), "{source}: {shown}");
     }
     problem("fn on_request(req) { eval(\"1\") }");
+    problem("fn f(x) { x } fn on_request(req) { Fn(\"f\").curry(1).call() }");
+    problem("fn on_request(req) { import \"/etc/hostname\" as h; h::x() }");
     problem("let x = 1; loop { x += 1; } fn on_request(req) { }");
     problem("import \"/etc/passwd\" as p; fn on_request(req) { }");
     problem("const R = fetch(\"http://api/\"); fn on_request(req) { }");

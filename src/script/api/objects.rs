@@ -35,9 +35,9 @@ impl<T: Clone> Draft<T> {
         write(Arc::make_mut(&mut self.0.lock()))
     }
 
-    fn take(&self) -> T {
-        let current = self.0.lock().clone();
-        Arc::unwrap_or_clone(current)
+    /// The value as it is now, shared with what still holds the handle.
+    fn get(&self) -> Arc<T> {
+        self.0.lock().clone()
     }
 }
 
@@ -76,7 +76,7 @@ impl Response {
     }
 
     pub fn into_draft(self) -> ResponseDraft {
-        self.0.take()
+        Arc::unwrap_or_clone(self.0.get())
     }
 
     /// From `#{ status, headers, body }`.
@@ -224,26 +224,16 @@ pub struct Objects {
 impl Objects {
     pub fn new(exchange: Exchange) -> Self {
         Self {
-            request: Request(Draft::new(Arc::new(exchange.request))),
-            response: exchange.response.map(Response::new),
+            request: Request(Draft::new(exchange.request)),
+            response: exchange.response.map(|draft| Response(Draft::new(draft))),
             error: exchange.error,
-        }
-    }
-
-    /// Shares all values until they are edited; edits stay in the copy.
-    pub fn working_copy(&self) -> Self {
-        let response = self.response.as_ref();
-        Self {
-            request: Request(Draft::new(self.request.0.0.lock().clone())),
-            response: response.map(|r| Response(Draft::new(r.0.0.lock().clone()))),
-            error: self.error.clone(),
         }
     }
 
     pub fn into_exchange(self) -> Exchange {
         Exchange {
-            request: self.request.0.take(),
-            response: self.response.map(Response::into_draft),
+            request: self.request.0.get(),
+            response: self.response.map(|response| response.0.get()),
             error: self.error,
         }
     }

@@ -1,19 +1,48 @@
 //! The meter of one fiber: looked at from inside, by the script engine's progress callback.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use corosensei::Yielder;
+// Under `selvedge test` this clock moves only while scripts wait: no limit depends on the machine.
+use tokio::time::Instant;
 
 use super::{Resume, Suspend, registers, stack};
 use crate::script::meter::{LimitHit, LimitKind, Limits, RunFigures};
 
 /// Operations between two looks at the clock.
-const CHECK_EVERY: i32 = 32;
+const CHECK_EVERY: i32 = 128;
 /// Bytes that a native works through in the time of about one operation.
 const BYTES_PER_OPERATION: usize = 64;
-/// How long a script runs before it lets its neighbours run.
+/// How long scripts run before they let their neighbours run: all that compute share it, since
+/// who waits for one of them waits for the others in its queue as well.
 const SLICE: Duration = Duration::from_micros(500);
+/// A slice is at least this part of [`SLICE`]: below it, switching would cost more than a percent.
+const MOST_PARTS: u32 = 10;
+
+/// Fibers that used up a slice and have not waited since.
+static COMPUTING: AtomicU32 = AtomicU32::new(0);
+
+/// One that counts as computing, for as long as it lives.
+pub struct Computing(());
+
+impl Computing {
+    pub fn begin() -> Self {
+        COMPUTING.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        COMPUTING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn slice() -> Duration {
+    SLICE / COMPUTING.load(Ordering::Relaxed).clamp(1, MOST_PARTS)
+}
 
 /// Why a script has to end. Once set, every further operation and host call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +56,11 @@ pub enum Stop {
 pub struct Gauge {
     pub yielder: Cell<*const Yielder<Resume, Suspend>>,
     limits: Limits,
-    /// By tokio's clock, which moves in leaps under `selvedge test`.
-    started: tokio::time::Instant,
+    started: Instant,
     operations: Cell<u64>,
     cpu: Cell<Duration>,
     slice_start: Cell<Instant>,
+    left: Cell<Instant>,
     stop: Cell<Option<Stop>>,
     memory: Cell<isize>,
     peak: Cell<isize>,
@@ -46,10 +75,11 @@ impl Gauge {
         Self {
             yielder: Cell::new(std::ptr::null()),
             limits,
-            started: tokio::time::Instant::now(),
+            started: now,
             operations: Cell::new(0),
             cpu: Cell::new(Duration::ZERO),
             slice_start: Cell::new(now),
+            left: Cell::new(now),
             stop: Cell::new(None),
             memory: Cell::new(0),
             peak: Cell::new(0),
@@ -78,7 +108,9 @@ impl Gauge {
         self.memory.set(inner.memory);
         self.peak.set(inner.peak);
         self.count_operations(inner.fuel);
-        self.cpu.set(self.cpu.get() + self.slice_start.get().elapsed());
+        let now = Instant::now();
+        self.cpu.set(self.cpu.get() + (now - self.slice_start.get()));
+        self.left.set(now);
     }
 
     fn count_operations(&self, fuel_left: i32) {
@@ -90,6 +122,7 @@ impl Gauge {
         RunFigures {
             operations: self.operations.get(),
             cpu: self.cpu.get(),
+            wall: self.left.get() - self.started,
             peak_memory: usize::try_from(self.peak.get()).unwrap_or(0),
         }
     }
@@ -117,7 +150,8 @@ impl Gauge {
     }
 
     pub fn wall_hit(&self) -> LimitHit {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let ms =
+            |time: Duration| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         LimitHit {
             kind: LimitKind::Wall,
             used: ms(self.started.elapsed()),
@@ -125,21 +159,29 @@ impl Gauge {
         }
     }
 
-    /// The slow path of the progress callback: limits, then the slice. True: go on.
-    fn look(&self, stack_pointer: usize) -> bool {
+    /// Looks at all limits; false when one is met. A script that waits often burns too little
+    /// between two waits to come here by itself, so each wait does.
+    pub fn check(&self, stack_pointer: usize) -> bool {
+        self.check_at(Instant::now(), stack_pointer)
+    }
+
+    fn check_at(&self, now: Instant, stack_pointer: usize) -> bool {
         if self.stop.get().is_none() {
             self.count_operations(registers::fuel());
-        }
-        if stack::is_deep(self.stack_top, stack_pointer) {
-            self.deep.set(true);
-        }
-        let ran = self.slice_start.get().elapsed();
-        if self.stop.get().is_none() {
-            self.stop.set(self.limit_hit(ran, stack_pointer).map(Stop::Limit));
+            self.stop.set(self.limit_hit(now, stack_pointer).map(Stop::Limit));
         }
         // Full, so that what is counted at a switch is what was burnt since.
         registers::set_fuel(CHECK_EVERY);
-        if self.stop.get().is_none() && ran >= SLICE {
+        self.stop.get().is_none()
+    }
+
+    /// The slow path of the progress callback: limits, then the slice. True: go on.
+    fn look(&self, stack_pointer: usize) -> bool {
+        if stack::is_deep(self.stack_top, stack_pointer) {
+            self.deep.set(true);
+        }
+        let now = Instant::now();
+        if self.check_at(now, stack_pointer) && now - self.slice_start.get() >= slice() {
             super::suspend(self, Suspend::Slice);
         }
         let go_on = self.stop.get().is_none();
@@ -149,10 +191,10 @@ impl Gauge {
         go_on
     }
 
-    fn limit_hit(&self, ran: Duration, stack_pointer: usize) -> Option<LimitHit> {
+    fn limit_hit(&self, now: Instant, stack_pointer: usize) -> Option<LimitHit> {
         let micros =
             |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
-        let cpu = self.cpu.get() + ran;
+        let cpu = self.cpu.get() + (now - self.slice_start.get());
         let memory = usize::try_from(registers::memory()).unwrap_or(0);
         let hit = |kind, used, allowed| Some(LimitHit { kind, used, allowed });
         if stack_pointer < self.stack_limit {
@@ -168,7 +210,7 @@ impl Gauge {
         if cpu > self.limits.cpu {
             return hit(LimitKind::Cpu, micros(cpu), micros(self.limits.cpu));
         }
-        self.wall_left().is_zero().then(|| self.wall_hit())
+        (now - self.started >= self.limits.wall).then(|| self.wall_hit())
     }
 }
 

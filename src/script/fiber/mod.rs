@@ -25,7 +25,7 @@ pub use registers::room;
 pub use stack::NoStack;
 
 use super::meter::{Limits, RunFigures};
-use gauge::Gauge;
+use gauge::{Computing, Gauge};
 
 type Wait = Pin<Box<dyn Future<Output = Box<dyn Any + Send>> + Send>>;
 
@@ -61,6 +61,8 @@ pub struct Fiber<R: Send + 'static> {
     waiting: Option<Wait>,
     slice: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// From the end of its first slice to its next wait.
+    computing: Option<Computing>,
     gauge: Box<Gauge>,
 }
 
@@ -84,7 +86,7 @@ impl<R: Send + 'static> Fiber<R> {
             catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
         };
         let coroutine = Some(Coroutine::with_stack(stack, body));
-        Ok(Self { coroutine, waiting: None, slice: None, deadline: None, gauge })
+        Ok(Self { coroutine, waiting: None, slice: None, deadline: None, computing: None, gauge })
     }
 
     fn resume(&mut self, resume: Resume) -> Option<CoroutineResult<Suspend, Result<R, String>>> {
@@ -96,6 +98,7 @@ impl<R: Send + 'static> Fiber<R> {
     }
 
     fn ended(&mut self, result: Result<R, String>) -> Ended<R> {
+        self.computing = None;
         if let Some(coroutine) = self.coroutine.take() {
             stack::give_back(coroutine.into_stack(), self.gauge.is_deep());
         }
@@ -145,8 +148,12 @@ impl<R: Send + 'static> Future for Fiber<R> {
                 // tokio's yield_now wakes us only after the I/O and timer drivers have run.
                 Some(CoroutineResult::Yield(Suspend::Slice)) => {
                     fiber.slice = Some(Box::pin(tokio::task::yield_now()));
+                    fiber.computing.get_or_insert_with(Computing::begin);
                 }
-                Some(CoroutineResult::Yield(Suspend::Wait(wait))) => fiber.waiting = Some(wait),
+                Some(CoroutineResult::Yield(Suspend::Wait(wait))) => {
+                    fiber.waiting = Some(wait);
+                    fiber.computing = None;
+                }
             }
         }
     }
@@ -214,7 +221,8 @@ pub fn wait<T: Send + 'static>(
     }
     // SAFETY: set only while this fiber runs on this thread; the fiber owns the box.
     let gauge = unsafe { &*gauge };
-    if gauge.stopped().is_some() {
+    let marker = 0u8;
+    if !gauge.check(std::ptr::addr_of!(marker) as usize) {
         return Err(CannotWait::Stopped);
     }
     let boxed = Box::pin(async move { Box::new(future.await) as Box<dyn Any + Send> });

@@ -7,7 +7,7 @@ use crate::script::api::docs;
 
 fn exchange() -> Exchange {
     let mut exchange = Exchange::for_test();
-    let request = &mut exchange.request;
+    let request = Arc::make_mut(&mut exchange.request);
     request.host = "shop.test".into();
     request.path = "/item/7".into();
     request.query = Some("a=1&b=2".into());
@@ -33,12 +33,13 @@ fn exchange() -> Exchange {
     });
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("text/html"));
-    exchange.response = Some(ResponseDraft {
+    let response = ResponseDraft {
         status: StatusCode::OK,
         headers,
         body: ResponseBody::Untouched,
         from: From::Origin,
-    });
+    };
+    exchange.response = Some(Arc::new(response));
     let (kind, message) = ("connect".into(), "no endpoint".into());
     exchange.error = Some(ErrorInfo { kind, status: 502, message });
     exchange
@@ -256,7 +257,9 @@ async fn the_host_and_its_header_are_one() {
 #[tokio::test]
 async fn bytes_that_are_no_text_pass() {
     let mut exchange = exchange();
-    exchange.request.headers.insert("x-raw", HeaderValue::from_bytes(b"a\xff").unwrap());
+    Arc::make_mut(&mut exchange.request)
+        .headers
+        .insert("x-raw", HeaderValue::from_bytes(b"a\xff").unwrap());
     let source = r#"fn on_request(req) {
         let raw = req.headers.get_bytes("x-raw"); req.headers["x-copy"] = raw;
         response(200, `${raw.len} ${raw[1]} ${req.headers.get_bytes("none") == ()}`)

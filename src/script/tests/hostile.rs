@@ -157,6 +157,17 @@ const SCRIPTS: &[(&str, &str, &str)] = &[
         "",
         "let a = [1]; let f = || a; a.append(a); a += a; f.call().append(a); let b = []; b.push(a); b[0][0] = 2; a.push(b); a == b",
     ),
+    (
+        "a shared value compared with itself",
+        "",
+        "let a = [1]; let f = || a; let same = a == a && f.call() == a; let b = a; b == a",
+    ),
+    ("a sleep into the past", "", "sleep(-1.0)"),
+    (
+        "large locals in each frame, and a loop at the bottom",
+        r#"fn f(d) { let s = ""; s.pad(1000000, "y"); s += d; if d < 30 { f(d + 1) } else { loop { } } }"#,
+        "f(0)",
+    ),
     ("long ranges", "", "for i in 0..1000000000000000000 { }"),
     (
         "ranges into arrays",
