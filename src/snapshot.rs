@@ -12,13 +12,14 @@ use ipnet::IpNet;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
+use crate::config::filters::Tests;
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
 use crate::config::{Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Router};
-use crate::script::{Diagnostic, Hook, Script, compile};
+use crate::script::{Diagnostic, Hook, Script, compile, required};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
 use crate::telemetry::log::RateLimited;
@@ -142,7 +143,8 @@ fn build_filters(
 ) -> Vec<Arc<FilterState>> {
     let mut built = Vec::with_capacity(config.filters.len());
     for (filter, at) in config.filters.iter().zip(&config.places.filters) {
-        match compile(filter) {
+        let compiled = compile(filter).and_then(|script| tested(filter).map(|()| script));
+        match compiled {
             Ok(script) => built.push(Arc::new(FilterState {
                 metrics: metrics.filter(&filter.name),
                 script: Arc::new(script),
@@ -157,6 +159,15 @@ fn build_filters(
         }
     }
     built
+}
+
+/// What compiles may still be asked to show that it works.
+fn tested(filter: &filters::Filter) -> Result<(), Vec<Diagnostic>> {
+    let failed = match filter.tests {
+        Tests::Optional => Vec::new(),
+        Tests::Required => required(filter),
+    };
+    if failed.is_empty() { Ok(()) } else { Err(failed) }
 }
 
 /// A problem in a script stands there, one with the whole script where it is configured.

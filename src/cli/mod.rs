@@ -5,11 +5,13 @@ mod config;
 mod demo;
 mod demo_origin;
 pub mod docs;
+mod junit;
 mod print;
 mod reload;
 mod routes;
 mod run;
 mod test;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -20,6 +20,7 @@ pub struct Filter {
     pub fetch: Fetch,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
+    pub tests: Tests,
 }
 
 /// A secret's bytes. It prints as `***` everywhere.
@@ -107,6 +108,15 @@ pub enum OnFault {
     Open,
 }
 
+/// Whether a filter serves without tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tests {
+    #[default]
+    Optional,
+    /// `check`, a start and a reload run them, and refuse what fails.
+    Required,
+}
+
 section! {
     /// A script and what it may reach. Nothing is granted by default.
     pub struct RawFilter as "filter" {
@@ -122,6 +132,9 @@ section! {
         limits: RawFilterLimits = "{}",
         /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
         on_fault: OnFault = "closed",
+        /// `required`: the tests beside the script (`auth_test.rhai` for `auth.rhai`) must be
+        /// there and pass, else the configuration is refused.
+        tests: Tests = "optional",
     }
 }
 
@@ -165,6 +178,7 @@ section! {
 }
 
 choice!(OnFault { "closed" => OnFault::Closed, "open" => OnFault::Open });
+choice!(Tests { "optional" => Tests::Optional, "required" => Tests::Required });
 
 pub fn resolve(
     raw: Named<RawFilter>,
@@ -189,6 +203,7 @@ pub fn resolve(
         },
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
+        tests: raw.tests,
     };
     raw.0.into_iter().map(resolve_one).collect()
 }

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel,
-    Position, Scope, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope, Stmt,
 };
 use rhai::{ParseErrorType, packages::Package, packages::StandardPackage};
 
@@ -294,7 +293,7 @@ fn has_try(ast: &AST) -> bool {
 /// The optimiser, where it ran, has put scalars and `CONFIG.key` of a map in place already. What
 /// is left is an array or a map as a whole, of which each use is a copy: its cost grows with its
 /// size, so a hook that uses a large one often takes it into a variable first.
-fn freeze(engine: &mut Engine, constants: &Scope) {
+pub(super) fn freeze(engine: &mut Engine, constants: &Scope) {
     let frozen: HashMap<String, Dynamic> =
         constants.iter().map(|(name, _, value)| (name.to_owned(), value)).collect();
     #[expect(deprecated, reason = "marked volatile, not deprecated; the version is pinned")]

@@ -143,7 +143,11 @@ impl Imports {
         // Run for its constants, which a module does not show; its own imports are loaded then.
         let mut scope = Scope::new();
         engine.run_ast_with_scope(&mut scope, &ast)?;
-        let module = Module::eval_ast_as_new(Scope::new(), &self.runnable(engine, &ast, &source, &file)?, engine)?;
+        let module = Module::eval_ast_as_new(
+            Scope::new(),
+            &self.runnable(engine, &ast, &source, &file)?,
+            engine,
+        )?;
         let constants = scope.iter().filter(|(_, constant, _)| *constant);
         let exported = module.iter_var().map(|(name, value)| (name, true, value.clone()));
         for (name, _, value) in constants.chain(exported) {

@@ -30,7 +30,9 @@ pub use exchange::{
 };
 pub use fault::{Cause, Fault};
 pub use fiber::CountingAlloc;
-pub use harness::{Tested, test_file};
+pub use harness::{
+    Failure, Report, ReportedFailure, ReportedFile, ReportedTest, Tested, required, test_file,
+};
 pub use hooks::Hook;
 pub use host::{
     BoxFuture, FakeHost, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host,

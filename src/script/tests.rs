@@ -31,6 +31,7 @@ fn filter() -> Filter {
         },
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
+        tests: Default::default(),
     }
 }
 

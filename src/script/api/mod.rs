@@ -29,10 +29,10 @@ mod time;
 mod url;
 
 pub use convert::handle_in;
-pub use fetch::{granted, shown};
+pub use fetch::{granted, seconds, shown};
 pub use objects::{Objects, Request, Response};
 pub use reference::reference;
-pub use state::{Facts, tag_for_load, tag_for_run};
+pub use state::{Facts, tag_for_load, tag_for_run, wait};
 pub use table::Doc;
 
 use std::sync::Arc;
