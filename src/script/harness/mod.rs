@@ -40,7 +40,7 @@ type Told<T> = Result<T, Box<EvalAltResult>>;
 
 /// What one test function may use. Its time is the fake clock's, on which a year may pass.
 const TEST_LIMITS: Limits = Limits {
-    operations: 100_000_000,
+    operations: 20_000_000,
     cpu: Duration::from_secs(3600),
     wall: Duration::from_secs(366 * 86_400),
     memory: 256 << 20,
@@ -125,7 +125,13 @@ impl Suite {
             let options = CallFnOptions::new().eval_ast(false);
             let called: Told<Dynamic> =
                 engine.call_fn_with_options(options, &mut Scope::new(), &ast, &function, ());
-            called.map(drop).map_err(|error| Failure::of(&source, &error))
+            called.map(drop).map_err(|error| match Failure::of(&source, &error) {
+                // A stack that overflows has no place.
+                failure if failure.line == 0 => {
+                    Failure::of_function(&source, &function, failure.message)
+                }
+                failure => failure,
+            })
         };
         let ended = runtime.block_on(async {
             bench.stage.reset();
