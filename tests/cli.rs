@@ -271,7 +271,7 @@ fn watched_tests_run_again_after_a_change() {
     };
     until("1 passed, 0 failed");
     until("watching");
-    folder.write("gate.rhai", &GATE.replace("403", "500"));
+    folder.write("gate.rhai", GATE.replace("403", "500"));
     until("expected 403, got 500");
     until("0 passed, 1 failed");
     let _ = child.kill();
