@@ -210,6 +210,41 @@ routes: [{ name: all, match: { path: '/{rest*}' }, respond: { body: hi }, filter
 }
 
 #[test]
+fn a_new_filter_passes_its_tests_and_is_never_written_over() {
+    let folder = Folder::new();
+    let scripts = folder.path("deep/scripts").display().to_string();
+    let new = || run(&["new", "filter", "greet-them", "--folder", &scripts]);
+    let output = new();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = run(&["test", &scripts, "--coverage-min", "100"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("2 passed, 0 failed"), "{said}");
+    let script = folder.path("deep/scripts/greet-them.rhai");
+    std::fs::remove_file(folder.path("deep/scripts/greet-them_test.rhai")).expect("it is there");
+    std::fs::write(&script, "mine").expect("writable");
+    assert_eq!(new().status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&script).expect("it is there"), "mine");
+    // The other way round: the test is there, and no half is left.
+    std::fs::rename(&script, folder.path("deep/scripts/greet-them_test.rhai")).expect("renamed");
+    assert_eq!(new().status.code(), Some(1));
+    assert!(!script.exists(), "a half was left");
+}
+
+#[test]
+fn the_api_is_printed_and_written_for_editors() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read(root.join("docs/reference/filter-api.md")).expect("the reference");
+    assert!(run(&["api"]).stdout == page, "selvedge api is the reference");
+    let folder = Folder::new();
+    let definitions = folder.path("definitions").display().to_string();
+    let output = run(&["api", "--definitions", &definitions]);
+    assert!(output.status.success(), "{output:?}");
+    for name in ["__selvedge__.d.rhai", "__builtin__.d.rhai", "Response.d.rhai", "json.d.rhai"] {
+        assert!(folder.path("definitions").join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
 fn results_for_ci_hold_every_test_and_its_failure() {
     let folder = Folder::new();
     let results = folder.path("results.xml").display().to_string();

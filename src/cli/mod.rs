@@ -1,11 +1,14 @@
 //! Arguments to commands; one file per command.
 
+mod api;
 pub mod check;
 mod config;
 mod demo;
 mod demo_origin;
 pub mod docs;
+mod grants;
 mod junit;
+mod new;
 mod print;
 mod reload;
 mod routes;
@@ -50,6 +53,10 @@ enum Command {
     Reload(reload::Reload),
     /// Run the tests beside filters
     Test(test::Test),
+    /// Write a new filter and its test
+    New(new::New),
+    /// Print what filters can call
+    Api(api::Api),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Write the generated references into a folder
@@ -67,6 +74,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Routes(routes) => routes.run(),
         Command::Reload(reload) => reload.run(),
         Command::Test(test) => test.run(),
+        Command::New(new) => new.run(),
+        Command::Api(api) => api.run(),
         Command::Schema => {
             print::answer(&format!("{:#}\n", crate::config::reference::json_schema()))
         }

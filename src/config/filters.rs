@@ -80,6 +80,19 @@ impl Origin {
     }
 }
 
+impl std::fmt::Display for Origin {
+    /// As in a URL, without the port that the scheme implies.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { tls, host, port } = self;
+        match (tls, port) {
+            (false, 80) => write!(f, "http://{host}"),
+            (true, 443) => write!(f, "https://{host}"),
+            (false, _) => write!(f, "http://{host}:{port}"),
+            (true, _) => write!(f, "https://{host}:{port}"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterLimits {
     pub cpu: Duration,

@@ -20,7 +20,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub use api::reference;
+pub use api::{definitions, reference};
 pub use compile::{Script, compile};
 pub use coverage::{Coverage, Covered};
 pub use diagnostic::Diagnostic;
