@@ -219,12 +219,17 @@ fn conflict_index(conflict: &Conflict) -> usize {
     }
 }
 
+/// Takes text for an author to read.
+pub type Show = Box<dyn Fn(&str) + Send + Sync>;
+
 /// What outlives a reload.
 pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     pub metrics: Arc<Metrics>,
     pub access_log: ArcSwapOption<AccessLog>,
     pub client: Arc<Client>,
+    /// Where `selvedge dev` shows what happens; nowhere else is there one.
+    pub dev: Option<Show>,
     /// Whether new requests are wanted: false before all listeners serve, and in a drain.
     pub ready: AtomicBool,
     /// The series of requests that no route took.
@@ -239,7 +244,12 @@ pub struct Shared {
 const FETCH_CONNECTIONS: usize = 256;
 
 impl Shared {
-    pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>, access_log: Option<AccessLog>) -> Self {
+    pub fn new(
+        snapshot: Snapshot,
+        metrics: Arc<Metrics>,
+        access_log: Option<AccessLog>,
+        dev: Option<Show>,
+    ) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             no_route: metrics.route(NO_ROUTE),
@@ -247,6 +257,7 @@ impl Shared {
             metrics,
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
+            dev,
             ready: AtomicBool::new(false),
             health: Mutex::default(),
         }

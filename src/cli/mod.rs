@@ -5,6 +5,7 @@ pub mod check;
 mod config;
 mod demo;
 mod demo_origin;
+mod dev;
 pub mod docs;
 mod grants;
 mod junit;
@@ -41,6 +42,8 @@ Errors and logs go to stderr, results to stdout.";
 enum Command {
     /// Serve a configuration, or one upstream without any
     Run(run::Run),
+    /// Serve a configuration to an author: reload on changes, show each request
+    Dev(dev::Dev),
     /// Serve a demonstration with origins of its own, and print what to try
     Demo(demo::Demo),
     /// Report every problem of a configuration
@@ -68,6 +71,7 @@ enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(run) => run.run(),
+        Command::Dev(dev) => dev.run(),
         Command::Demo(demo) => demo.run(),
         Command::Check(check) => check.run(),
         Command::Config(config) => config.run(),

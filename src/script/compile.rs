@@ -81,6 +81,12 @@ impl Script {
         &self.file
     }
 
+    /// The script's own file and all that it imports.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let imported = self.imports.files().into_iter().map(|imported| imported.file);
+        std::iter::once(self.file.clone()).chain(imported).collect()
+    }
+
     pub(super) fn source(&self) -> &str {
         &self.source
     }

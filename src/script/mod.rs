@@ -32,6 +32,7 @@ pub use fault::{Cause, Fault};
 pub use fiber::CountingAlloc;
 pub use harness::{
     Failure, Report, ReportedFailure, ReportedFile, ReportedTest, Tested, required, test_file,
+    tests_of,
 };
 pub use hooks::Hook;
 pub use host::{

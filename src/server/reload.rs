@@ -67,7 +67,7 @@ impl Listeners {
         let log_changed = next.effective.get("access_log") != previous.effective.get("access_log");
         let log = match log_changed {
             true => Some(
-                open_access_log(&access_log, &self.shared.metrics)
+                open_access_log(&access_log, &self.shared.metrics, self.shared.dev.is_some())
                     .map_err(|error| self.problem(&error.to_string()))?,
             ),
             false => None,

@@ -23,7 +23,7 @@ use rhai::packages::{Package, StandardPackage};
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, Position, Scope};
 
 pub use self::failure::Failure;
-pub use self::required::{Report, ReportedFailure, ReportedFile, ReportedTest, required};
+pub use self::required::{Report, ReportedFailure, ReportedFile, ReportedTest, required, tests_of};
 
 use self::bench::Bench;
 use self::failure::Source;

@@ -74,7 +74,7 @@ pub fn required(filter: &Filter) -> Vec<Diagnostic> {
 }
 
 /// `auth.rhai` has its tests in `auth_test.rhai`.
-fn tests_of(script: &Path) -> PathBuf {
+pub fn tests_of(script: &Path) -> PathBuf {
     let stem = script.file_stem().unwrap_or_default().to_string_lossy();
     script.with_file_name(format!("{stem}_test.rhai"))
 }
