@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
+
+use super::crypto::KeySets;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -17,6 +19,19 @@ pub trait Host: Send + Sync {
     -> BoxFuture<'static, Result<FetchResponse, FetchError>>;
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]);
+
+    /// Fetched keys, which outlive the run.
+    fn key_sets(&self) -> &KeySets;
+
+    /// The time of day; a test's stands still.
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// Random bytes, of the operating system; a test's follow from a seed.
+    fn random(&self, bytes: &mut [u8]) -> Result<(), String> {
+        getrandom::fill(bytes).map_err(|error| error.to_string())
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -94,6 +109,7 @@ pub struct FakeHost {
     pub delay: Duration,
     pub fetched: Mutex<Vec<FetchRequest>>,
     pub logged: Mutex<Vec<LogLine>>,
+    pub key_sets: KeySets,
 }
 
 impl FakeHost {
@@ -125,5 +141,9 @@ impl Host for FakeHost {
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]) {
         self.logged.lock().push((level, message.to_owned(), fields.to_vec()));
+    }
+
+    fn key_sets(&self) -> &KeySets {
+        &self.key_sets
     }
 }

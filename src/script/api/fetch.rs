@@ -16,7 +16,7 @@ use super::table::Table;
 use super::{Outcome, fail, invalid};
 use crate::config::filters::{Fetch, Origin};
 use crate::script::exchange::{From as Made, ResponseBody, ResponseDraft};
-use crate::script::host::{BoxFuture, FetchError, FetchRequest, FetchResponse};
+use crate::script::host::{BoxFuture, FetchError, FetchErrorKind, FetchRequest, FetchResponse};
 
 pub type Fetched = Result<FetchResponse, FetchError>;
 pub type Running = BoxFuture<'static, Fetched>;
@@ -68,21 +68,27 @@ pub fn response(fetched: FetchResponse) -> Response {
 /// Checks the grants, then asks the host.
 pub fn begin(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Running> {
     let state = State::of(context)?;
-    let host = state.host()?.clone();
-    let grant = &state.facts().fetch;
-    let request = request_of(grant, url, options)?;
+    state.host()?;
+    let request = request_of(&state.facts().fetch, url, options)?;
+    start(&state, request).map_err(|error| raised(&error))
+}
+
+/// Counts a granted fetch, and starts it.
+pub fn start(state: &State, request: FetchRequest) -> Result<Running, FetchError> {
+    let error = |kind, message| FetchError { kind, message };
+    let Ok(host) = state.host() else {
+        return Err(error(FetchErrorKind::Unavailable, "no run is going on".into()));
+    };
     if !state.take_fetch() {
-        return Err(fail(
-            "limit",
-            format!("this filter may start {} fetches for one request", grant.max),
-        ));
+        let most = state.facts().fetch.max;
+        let message = format!("this filter may start {most} fetches for one request");
+        return Err(error(FetchErrorKind::Limit, message));
     }
     let timeout = request.timeout;
     let running = host.fetch(request);
     Ok(Box::pin(async move {
         tokio::time::timeout(timeout, running).await.unwrap_or_else(|_| {
-            let kind = crate::script::host::FetchErrorKind::Timeout;
-            Err(FetchError { kind, message: format!("no response within {timeout:?}") })
+            Err(error(FetchErrorKind::Timeout, format!("no response within {timeout:?}")))
         })
     }))
 }

@@ -4,12 +4,14 @@ mod body;
 mod client;
 pub(super) mod convert;
 mod cookies;
+mod crypto;
 mod ctx;
 mod encoding;
 mod fetch;
 mod hashing;
 mod headers;
 mod json;
+mod jwt;
 mod logging;
 mod negotiate;
 mod objects;
@@ -72,6 +74,7 @@ fn table() -> table::Table {
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")
+        .kind::<jwt::Jwks>("Jwks")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
         .kind::<super::exchange::ErrorInfo>("Error");
@@ -88,6 +91,8 @@ fn table() -> table::Table {
     encoding::area(&mut table);
     hashing::area(&mut table);
     secret::area(&mut table);
+    crypto::area(&mut table);
+    jwt::area(&mut table);
     random::area(&mut table);
     url::area(&mut table);
     text::area(&mut table);

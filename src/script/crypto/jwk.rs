@@ -137,7 +137,11 @@ impl Jwk {
     fn point(&self, curve: Curve) -> Result<Vec<u8>, BadKey> {
         let (x, y) = (bytes("x", &self.x)?, bytes("y", &self.y)?);
         if x.len() != curve.size() || y.len() != curve.size() {
-            return Err(bad(format!("the coordinates of {} have {} bytes", curve.name(), curve.size())));
+            return Err(bad(format!(
+                "the coordinates of {} have {} bytes",
+                curve.name(),
+                curve.size()
+            )));
         }
         Ok([&[4], x.as_slice(), y.as_slice()].concat())
     }

@@ -3,12 +3,12 @@
 //! What a text means follows from the algorithm, never the reverse: a PEM file is no secret for
 //! HMAC, so that nobody can pass off a public key as one.
 
+use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{
     self, EcdsaKeyPair, EcdsaSigningAlgorithm, EcdsaVerificationAlgorithm, Ed25519KeyPair,
     RsaKeyPair, RsaPublicKeyComponents, UnparsedPublicKey,
 };
-use ring::hmac;
 
 use super::alg::{Alg, Curve, Family};
 use super::jwk::Jwk;
@@ -172,9 +172,10 @@ impl SigningKey {
                 key.sign(padding, &rng, data, &mut signature).map_err(|_| unfit())?;
                 Ok(signature)
             }
-            Self::Ec(_, key) => {
-                key.sign(&rng, data).map(|signature| signature.as_ref().to_vec()).map_err(|_| unfit())
-            }
+            Self::Ec(_, key) => key
+                .sign(&rng, data)
+                .map(|signature| signature.as_ref().to_vec())
+                .map_err(|_| unfit()),
             Self::Ed25519(key) => Ok(key.sign(data).as_ref().to_vec()),
         }
     }

@@ -18,6 +18,8 @@ const DEPTH: usize = 31;
 /// Why a token is not taken. Neither text holds anything of the token itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    #[error("there is no token")]
+    Absent,
     #[error("this is not a signed token in three parts: {0}")]
     Malformed(&'static str),
     #[error("the token's alg is not one that is allowed here")]
@@ -46,6 +48,7 @@ impl Refusal {
     /// The word by which scripts tell them apart.
     pub fn reason(self) -> &'static str {
         match self {
+            Self::Absent => "absent",
             Self::Malformed(_) => "malformed",
             Self::Algorithm => "alg",
             Self::Key => "key",

@@ -125,6 +125,10 @@ impl Host for Stuck {
     }
 
     fn log(&self, _: log::Level, _: &str, _: &[(String, String)]) {}
+
+    fn key_sets(&self) -> &KeySets {
+        unreachable!("no test of this host has keys")
+    }
 }
 
 #[tokio::test]

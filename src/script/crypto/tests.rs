@@ -1,0 +1,1 @@
+//! Published vectors, and tokens that nobody should take.
