@@ -11,6 +11,7 @@ use super::*;
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 
 mod api;
+mod crypto;
 mod hostile;
 mod lint;
 

@@ -183,17 +183,17 @@ impl SigningKey {
 
 enum Read<'a> {
     Secret(Vec<u8>),
-    Jwk(Jwk),
+    Jwk(Box<Jwk>),
     Pem(&'a [u8]),
 }
 
 fn read<'a>(alg: Alg, material: Material<'a>) -> Result<Read<'a>, BadKey> {
     let text = match material {
-        Material::Jwk(value) => return Jwk::of(value).map(Read::Jwk),
+        Material::Jwk(value) => return Jwk::of(value).map(Box::new).map(Read::Jwk),
         Material::Text(text) => text,
     };
     if let Some(jwk) = Jwk::of_text(text) {
-        return jwk.map(Read::Jwk);
+        return jwk.map(Box::new).map(Read::Jwk);
     }
     match (alg.family(), pem::is_pem(text)) {
         (Family::Hmac, true) => Err(bad(format!(

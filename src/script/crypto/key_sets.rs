@@ -105,22 +105,16 @@ impl State {
         let age = since(self.fetched);
         let keys = self.keys.as_ref().filter(|_| age.is_some_and(|age| age < policy.ttl + STALE));
         let failure = self.failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE);
-        let Some(keys) = keys else {
-            return match failure {
-                Some((_, error)) => Verdict::Refused(NoKey::Fetch(error.clone())),
-                None => Verdict::Ask { forced: false },
-            };
-        };
-        let old = age.is_some_and(|age| age >= policy.ttl) && failure.is_none();
-        match keys.find(wanted) {
-            Some(key) if old => Verdict::Old(key),
-            Some(key) => Verdict::Found(key),
-            None if old => Verdict::Ask { forced: false },
-            None if failure.is_some() => Verdict::Refused(NoKey::Unknown),
-            None if since(self.forced).is_some_and(|since| since < policy.cooldown) => {
+        let old = age.is_none_or(|age| age >= policy.ttl) && failure.is_none();
+        match (keys.and_then(|keys| keys.find(wanted)), failure) {
+            (Some(key), _) if old => Verdict::Old(key),
+            (Some(key), _) => Verdict::Found(key),
+            (None, Some((_, error))) => Verdict::Refused(NoKey::Fetch(error.clone())),
+            (None, None) if old || keys.is_none() => Verdict::Ask { forced: false },
+            (None, None) if since(self.forced).is_some_and(|since| since < policy.cooldown) => {
                 Verdict::Refused(NoKey::Unknown)
             }
-            None => Verdict::Ask { forced: true },
+            (None, None) => Verdict::Ask { forced: true },
         }
     }
 
@@ -178,12 +172,10 @@ impl Slot {
             slot.state.lock().take(fetched);
         });
         task.await.map_err(|_| NoKey::Fetch(unusable("the fetch broke off")))?;
-        let state = self.state.lock();
-        match (state.keys.as_ref().map(|keys| keys.find(&wanted)), &state.failed) {
-            (Some(Some(key)), _) => Ok(key),
-            (Some(None), None) => Err(NoKey::Unknown),
-            (_, Some((_, error))) => Err(NoKey::Fetch(error.clone())),
-            (None, None) => Err(NoKey::Unknown),
+        match self.state.lock().verdict(&wanted, policy) {
+            Verdict::Found(key) | Verdict::Old(key) => Ok(key),
+            Verdict::Refused(why) => Err(why),
+            Verdict::Ask { .. } => Err(NoKey::Unknown),
         }
     }
 }
