@@ -63,7 +63,7 @@ const WALLS: [(&str, &[&str]); 9] = [
     ("pingora_load_balancing", &["upstream"]),
     ("rhai", &["script"]),
     ("corosensei", &["script"]),
-    ("ring", &["script", "tls"]),
+    ("ring", &["script", "tls", "upstream"]),
     ("prometheus", &["telemetry"]),
     ("clap", &["cli", "main"]),
 ];

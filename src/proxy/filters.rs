@@ -192,6 +192,11 @@ impl Host for Hands {
     fn key_sets(&self) -> &KeySets {
         &self.key_sets
     }
+
+    fn upstream_healthy(&self, name: &str) -> Option<bool> {
+        let upstream = self.snapshot.upstreams.get(name)?;
+        Some(upstream.pool.members().iter().any(|member| member.endpoint.healthy()))
+    }
 }
 
 /// An origin outside of the configured upstreams. What the grant spells out may be private; a

@@ -23,6 +23,9 @@ pub trait Host: Send + Sync {
     /// Fetched keys, which outlive the run.
     fn key_sets(&self) -> &KeySets;
 
+    /// Whether an upstream has a healthy endpoint; none for a name that is not configured.
+    fn upstream_healthy(&self, name: &str) -> Option<bool>;
+
     /// The time of day; a test's stands still.
     fn now(&self) -> SystemTime {
         SystemTime::now()
@@ -145,5 +148,9 @@ impl Host for FakeHost {
 
     fn key_sets(&self) -> &KeySets {
         &self.key_sets
+    }
+
+    fn upstream_healthy(&self, _: &str) -> Option<bool> {
+        Some(true)
     }
 }

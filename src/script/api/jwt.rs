@@ -153,7 +153,10 @@ fn expected(options: &Map) -> Outcome<Expected> {
         iss: texts(options, "iss")?,
         aud: texts(options, "aud")?,
         leeway: options.get("leeway").map_or(Ok(0.0), |s| seconds(s).map(|s| s.as_secs_f64()))?,
-        require: texts(options, "require")?,
+        require: match options.get("require").and_then(|list| list.read_lock::<Array>()) {
+            Some(none) if none.is_empty() => Vec::new(),
+            _ => texts(options, "require")?,
+        },
         typ: text(options, "typ")?,
     })
 }

@@ -28,6 +28,7 @@ mod state;
 mod table;
 mod text;
 mod time;
+mod upstreams;
 mod url;
 
 pub use convert::handle_in;
@@ -87,6 +88,7 @@ fn table() -> table::Table {
     client::area(&mut table);
     ctx::area(&mut table);
     fetch::area(&mut table);
+    upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);
     hashing::area(&mut table);

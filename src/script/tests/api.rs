@@ -129,6 +129,10 @@ impl Host for Stuck {
     fn key_sets(&self) -> &KeySets {
         unreachable!("no test of this host has keys")
     }
+
+    fn upstream_healthy(&self, _: &str) -> Option<bool> {
+        None
+    }
 }
 
 #[tokio::test]
