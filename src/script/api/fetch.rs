@@ -11,6 +11,7 @@ use rhai::{Array, Dynamic, Map, NativeCallContext};
 
 use super::convert::{bytes_of, to_json};
 use super::objects::{Response, headers_of};
+use super::redirects;
 use super::state::{State, wait};
 use super::table::Table;
 use super::{Outcome, fail, invalid};
@@ -29,8 +30,8 @@ pub fn area(table: &mut Table) {
     table
         .function(
             "fetch(url, options)",
-            "Fetches and waits. Options: method, headers, body, json, form, timeout (seconds). \
-             `fetch.max` counts all hooks of one request.",
+            "Fetches and waits. Options: method, headers, body, json, form, timeout (seconds), \
+             redirect (`manual`, or `follow` within the grant). `fetch.max` counts all hooks of one request.",
             |c: NativeCallContext, url: &str, options: Map| fetch(&c, url, &options),
         )
         .overload("fetch(url)", |c: NativeCallContext, url: &str| fetch(&c, url, &Map::new()))
@@ -70,7 +71,24 @@ pub fn begin(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<R
     let state = State::of(context)?;
     state.host()?;
     let request = request_of(&state.facts().fetch, url, options)?;
-    start(&state, request).map_err(|error| raised(&error))
+    let follows = follows(options)?;
+    let first = start(&state, request.clone()).map_err(|error| raised(&error))?;
+    if !follows {
+        return Ok(first);
+    }
+    let timeout = request.timeout;
+    Ok(within(
+        timeout,
+        Box::pin(async move { redirects::follow(state, request, first.await).await }),
+    ))
+}
+
+fn follows(options: &Map) -> Outcome<bool> {
+    match options.get("redirect").map(ToString::to_string).as_deref() {
+        None | Some("manual") => Ok(false),
+        Some("follow") => Ok(true),
+        Some(_) => Err(invalid("redirect is follow or manual")),
+    }
 }
 
 /// Counts a granted fetch, and starts it.
@@ -84,13 +102,16 @@ pub fn start(state: &State, request: FetchRequest) -> Result<Running, FetchError
         let message = format!("this filter may start {most} fetches for one request");
         return Err(error(FetchErrorKind::Limit, message));
     }
-    let timeout = request.timeout;
-    let running = host.fetch(request);
-    Ok(Box::pin(async move {
+    Ok(within(request.timeout, host.fetch(request)))
+}
+
+fn within(timeout: Duration, running: Running) -> Running {
+    Box::pin(async move {
         tokio::time::timeout(timeout, running).await.unwrap_or_else(|_| {
-            Err(error(FetchErrorKind::Timeout, format!("no response within {timeout:?}")))
+            let message = format!("no response within {timeout:?}");
+            Err(FetchError { kind: FetchErrorKind::Timeout, message })
         })
-    }))
+    })
 }
 
 fn request_of(grant: &Fetch, url: &str, options: &Map) -> Outcome<FetchRequest> {
@@ -122,7 +143,7 @@ fn request_of(grant: &Fetch, url: &str, options: &Map) -> Outcome<FetchRequest> 
                 bodies += 1;
                 set_body(&mut request, name, value)?;
             }
-            "url" => {}
+            "url" | "redirect" => {}
             _ => return Err(invalid(format!("fetch has no option {name}"))),
         }
     }

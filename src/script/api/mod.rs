@@ -18,6 +18,7 @@ mod objects;
 mod pending;
 mod query;
 mod random;
+mod redirects;
 mod reference;
 mod request;
 mod response;
