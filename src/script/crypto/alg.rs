@@ -135,14 +135,15 @@ impl Alg {
         }
     }
 
-    /// What one operation costs beside the hash, in bytes of text that take as long to work
-    /// through: measured for RSA with 2048 bits, and more for a signature than for its check.
+    /// What a signature or its check costs beside the hash, reading the key included, in bytes of
+    /// text that take as long to work through. Measured at 50 ns for 64 bytes: RSA of 2048 bits
+    /// signs in 600 us and verifies in 25, P-256 and Ed25519 take 30 to 60, P-384 takes 800.
     pub fn cost(self, signs: bool) -> usize {
         match (self.family(), signs) {
             (Family::Hmac, _) => 1 << 10,
             (Family::Rsa, true) => 1 << 20,
             (Family::Rsa, false) => 32 << 10,
-            (Family::Ec(Curve::P384), _) => 256 << 10,
+            (Family::Ec(Curve::P384), _) => 1 << 20,
             (Family::Ec(Curve::P256) | Family::Ed25519, _) => 64 << 10,
         }
     }

@@ -172,6 +172,11 @@ fn hostile_tokens_are_refused_by_name() {
         let shown: String = token.chars().take(80).collect();
         assert!(matches!(found, Err(Refusal::Malformed(_))), "{shown}: {found:?}");
     }
+}
+
+#[test]
+fn headers_neither_choose_the_algorithm_nor_bring_the_key() {
+    let key = secret("k");
     for header in [
         "{}",
         r#"{"alg":null}"#,

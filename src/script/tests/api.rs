@@ -352,7 +352,7 @@ async fn redirects_are_followed_within_the_grant_only() {
     let host = Arc::new(moved(FakeHost::default(), 302, "/b").answering(StatusCode::OK, "there"));
     let run = run_with(&ask("http://api/a"), exchange(), host.clone()).await;
     assert_eq!(body(answer(&run)), "there");
-    let asked = host.fetched.lock();
+    let asked = host.fetched.lock().clone();
     assert_eq!(asked[1].url, "http://api/b");
     assert_eq!((&asked[1].method, asked[1].body.len()), (&http::Method::GET, 0));
     assert_eq!(asked[1].headers["authorization"], "x", "the same origin");
