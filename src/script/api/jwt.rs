@@ -102,6 +102,9 @@ fn verify(c: &NativeCallContext, token: &Dynamic, key: &Dynamic, options: &Map) 
     let kid = token.kid().map_err(refused)?;
     let set = key.read_lock::<Jwks>().map(|set| set.clone());
     let (alg, key) = match set {
+        Some(_) if expected.algs[0].family() == Family::Hmac => {
+            return Err(invalid("a key set has public keys, and HS algorithms take a secret"));
+        }
         Some(set) => {
             let alg = token.alg(&expected.algs).map_err(refused)?;
             let wanted = Wanted { kid: kid.map(str::to_owned), alg };

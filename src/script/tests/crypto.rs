@@ -62,6 +62,10 @@ async fn misuse_is_an_error_and_no_refusal() {
         (r#"jwt::sign(#{}, "k", #{})"#, "invalid: jwt::sign needs to be told the alg"),
         (r#"jwt::sign(#{}, "k", #{ alg: "EdDSA" })"#, "invalid: EdDSA takes a key as PEM or JWK"),
         (
+            r#"jwt::verify("e30.e30.", jwks("http://api/k"), #{ alg: "HS256" })"#,
+            "invalid: a key set has public keys",
+        ),
+        (
             r#"jwt::sign(#{}, jwks("http://api/k"), #{ alg: "RS256" })"#,
             "invalid: a string or bytes",
         ),
