@@ -5,10 +5,13 @@
 mod peers;
 mod support;
 
-use std::sync::Mutex;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use peers::{Authority, Folder, Ran, Site, curl, get, origin, run};
+use peers::{Authority, Folder, PLAIN, Ran, Site, curl, get, origin, raw_origin, read_head, run};
 use support::client::{Client, exchange};
 use support::origin::Origin;
 
@@ -215,4 +218,106 @@ fn ac_027_who_waits_delays_nobody() {
     }
     let scans = origin.take().iter().filter(|seen| seen.target == "/scan").count();
     assert_eq!(scans, SUSPECTS, "and not the one that hung up");
+}
+
+/// The keys of RFC 8037 (A.1) and RFC 7515 (A.3), as an issuer signs with them and publishes them.
+const ED25519: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+const P256: &str = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0","d":"jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"}"#;
+const FIRST: &str = r#"{"kty":"OKP","crv":"Ed25519","kid":"one","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+const SECOND: &str = r#"{"kty":"EC","crv":"P-256","kid":"two","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
+
+/// An issuer that publishes what it is told, and counts who asks; without keys it does not answer.
+struct Issuer {
+    address: SocketAddr,
+    keys: Arc<Mutex<String>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Issuer {
+    fn start() -> Self {
+        let (keys, asked) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicUsize::new(0)));
+        let (shown, count) = (Arc::clone(&keys), Arc::clone(&asked));
+        let address = raw_origin(move |mut stream| {
+            while !read_head(&mut stream).is_empty() {
+                count.fetch_add(1, SeqCst);
+                let keys = shown.lock().expect("no panic").clone();
+                if keys.is_empty() {
+                    return;
+                }
+                // Long enough for all to come meanwhile.
+                std::thread::sleep(Duration::from_millis(100));
+                let body = format!("{{\"keys\":[{keys}]}}");
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                if stream.write_all((head + &body).as_bytes()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { address, keys, asked }
+    }
+
+    fn publish(&self, keys: &[&str]) {
+        *self.keys.lock().expect("no panic") = keys.join(",");
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.swap(0, SeqCst)
+    }
+}
+
+/// `GET /<kid>` comes with a fresh token of that key, and is checked by the issuer's set.
+fn checked_by(issuer: &Issuer) -> Site {
+    let folder = Folder::new();
+    folder.write(
+        "mint.rhai",
+        format!(
+            "const KEYS = #{{ one: `{ED25519}`, two: `{P256}` }};\n\
+             fn on_request(req) {{\n\
+               let kid = req.path.sub_string(1);\n\
+               let alg = if kid == \"two\" {{ \"ES256\" }} else {{ \"EdDSA\" }};\n\
+               let key = KEYS[kid] ?? KEYS.one;\n\
+               let token = jwt::sign(#{{ sub: \"ann\", exp: time::unix() + 60 }}, key, #{{ alg: alg, kid: kid }});\n\
+               req.headers[\"authorization\"] = \"Bearer \" + token;\n\
+             }}\n"
+        ),
+    );
+    let config = format!(
+        "{PLAIN}upstreams: {{ id: {{ endpoints: [{{ address: \"{}\" }}], retries: 0 }} }}\n\
+         filters:\n  mint: {{ script: mint.rhai }}\n  \
+         auth: {{ script: \"{}\", config: {{ alg: [EdDSA, ES256], jwks: \"http://id/keys\" }}, fetch: {{ allow: [\"http://id\"] }} }}\n\
+         routes: [{{ name: all, match: {{}}, filters: [mint, auth], respond: {{ body: in }} }}]\n",
+        issuer.address,
+        shipped("auth_jwt"),
+    );
+    Site::start_in(folder, config)
+}
+
+#[test]
+fn an_issuers_keys_are_fetched_once_follow_its_rotations_and_outlive_reloads() {
+    let issuer = Issuer::start();
+    let site = checked_by(&issuer);
+    let status = |kid: &str| site.get(&format!("/{kid}")).status;
+    assert_eq!(status("one"), 503, "the issuer does not answer");
+    // A failure stands for a second.
+    std::thread::sleep(Duration::from_millis(1100));
+    issuer.asked();
+    issuer.publish(&[FIRST]);
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..20).map(|_| scope.spawn(|| status("one"))).collect();
+        for one in asking {
+            assert_eq!(one.join().expect("no panic"), 200);
+        }
+    });
+    assert_eq!(issuer.asked(), 1, "for twenty that came at once");
+    issuer.publish(&[FIRST, SECOND]);
+    assert_eq!((status("two"), status("one")), (200, 200), "after a rotation");
+    assert_eq!(issuer.asked(), 1);
+    for kid in ["three", "four", "..%2Fone"] {
+        let status = status(kid);
+        assert!(status == 401 || status == 400, "{kid}: {status}");
+    }
+    assert_eq!(issuer.asked(), 0, "anybody can make up names of keys");
+    issuer.publish(&[]);
+    assert_eq!(site.reload().status, 200);
+    assert_eq!((status("one"), status("two")), (200, 200), "after a reload without the issuer");
 }
