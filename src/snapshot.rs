@@ -19,7 +19,7 @@ use crate::config::service::Limits;
 use crate::config::{Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Router};
-use crate::script::{Diagnostic, Hook, Script, compile, required};
+use crate::script::{Diagnostic, Hook, KeySets, Script, compile, required};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
 use crate::telemetry::log::RateLimited;
@@ -230,6 +230,8 @@ pub struct Shared {
     pub client: Arc<Client>,
     /// Where `selvedge dev` shows what happens; nowhere else is there one.
     pub dev: Option<Show>,
+    /// What filters fetched of issuers' keys.
+    pub key_sets: Arc<KeySets>,
     /// Whether new requests are wanted: false before all listeners serve, and in a drain.
     pub ready: AtomicBool,
     /// The series of requests that no route took.
@@ -258,6 +260,7 @@ impl Shared {
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
             dev,
+            key_sets: Arc::default(),
             ready: AtomicBool::new(false),
             health: Mutex::default(),
         }

@@ -56,13 +56,14 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 8] = [
+const WALLS: [(&str, &[&str]); 9] = [
     ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),
     ("pingora_load_balancing", &["upstream"]),
     ("rhai", &["script"]),
     ("corosensei", &["script"]),
+    ("ring", &["script", "tls", "upstream"]),
     ("prometheus", &["telemetry"]),
     ("clap", &["cli", "main"]),
 ];

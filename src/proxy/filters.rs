@@ -16,7 +16,7 @@ use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
-    Hook, Host, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
+    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::telemetry::handles::RunCost;
@@ -80,6 +80,7 @@ pub async fn run_hook(
         filter: Arc::clone(filter),
         snapshot: Arc::clone(&facts.snapshot),
         client: Arc::clone(&shared.client),
+        key_sets: Arc::clone(&shared.key_sets),
         trace: facts.trace,
         request: Arc::clone(&exchange.request),
     };
@@ -159,6 +160,7 @@ struct Hands {
     filter: Arc<FilterState>,
     snapshot: Arc<Snapshot>,
     client: Arc<Client>,
+    key_sets: Arc<KeySets>,
     trace: TraceContext,
     request: Arc<RequestDraft>,
 }
@@ -191,6 +193,15 @@ impl Host for Hands {
         let (filter, request) = (&self.filter.config.name, &self.request);
         let (id, route) = (&request.id, &request.route);
         log::log!(target: "filter", level, "{filter} request {id} route {route}: {message}{fields}");
+    }
+
+    fn key_sets(&self) -> &KeySets {
+        &self.key_sets
+    }
+
+    fn upstream_healthy(&self, name: &str) -> Option<bool> {
+        let upstream = self.snapshot.upstreams.get(name)?;
+        Some(upstream.pool.members().iter().any(|member| member.endpoint.healthy()))
     }
 }
 

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 
+use super::crypto::KeySets;
+
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The world, as scripts see it. Grants are checked before it is called.
@@ -17,6 +19,12 @@ pub trait Host: Send + Sync {
     -> BoxFuture<'static, Result<FetchResponse, FetchError>>;
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]);
+
+    /// Fetched keys, which outlive the run.
+    fn key_sets(&self) -> &KeySets;
+
+    /// Whether an upstream has a healthy endpoint; none for a name that is not configured.
+    fn upstream_healthy(&self, name: &str) -> Option<bool>;
 
     /// The time of day; a test's stands still.
     fn now(&self) -> SystemTime {
@@ -104,6 +112,7 @@ pub struct FakeHost {
     pub delay: Duration,
     pub fetched: Mutex<Vec<FetchRequest>>,
     pub logged: Mutex<Vec<LogLine>>,
+    pub key_sets: KeySets,
 }
 
 impl FakeHost {
@@ -135,5 +144,13 @@ impl Host for FakeHost {
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]) {
         self.logged.lock().push((level, message.to_owned(), fields.to_vec()));
+    }
+
+    fn key_sets(&self) -> &KeySets {
+        &self.key_sets
+    }
+
+    fn upstream_healthy(&self, _: &str) -> Option<bool> {
+        Some(true)
     }
 }

@@ -6,6 +6,7 @@ mod api;
 mod caches;
 mod compile;
 mod coverage;
+mod crypto;
 mod diagnostic;
 mod exchange;
 mod fault;
@@ -23,6 +24,7 @@ mod tests;
 pub use api::{definitions, reference};
 pub use compile::{Script, compile};
 pub use coverage::{Coverage, Covered};
+pub use crypto::KeySets;
 pub use diagnostic::Diagnostic;
 pub use exchange::{
     CertInfo, Client, Ctx, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,

@@ -13,6 +13,7 @@ use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secre
 
 mod api;
 mod coverage;
+mod crypto;
 mod hostile;
 mod lint;
 

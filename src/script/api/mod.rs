@@ -4,6 +4,7 @@ mod body;
 mod client;
 pub(super) mod convert;
 mod cookies;
+mod crypto;
 mod ctx;
 mod definitions;
 mod encoding;
@@ -11,12 +12,14 @@ mod fetch;
 mod hashing;
 mod headers;
 mod json;
+mod jwt;
 mod logging;
 mod negotiate;
 mod objects;
 mod pending;
 mod query;
 mod random;
+mod redirects;
 mod reference;
 mod request;
 mod response;
@@ -27,6 +30,7 @@ mod state;
 mod table;
 mod text;
 mod time;
+mod upstreams;
 mod url;
 
 pub use convert::handle_in;
@@ -75,6 +79,7 @@ fn table() -> table::Table {
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")
+        .kind::<jwt::Jwks>("Jwks")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
         .kind::<super::exchange::ErrorInfo>("Error");
@@ -87,10 +92,13 @@ fn table() -> table::Table {
     client::area(&mut table);
     ctx::area(&mut table);
     fetch::area(&mut table);
+    upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);
     hashing::area(&mut table);
     secret::area(&mut table);
+    crypto::area(&mut table);
+    jwt::area(&mut table);
     random::area(&mut table);
     url::area(&mut table);
     text::area(&mut table);

@@ -26,7 +26,11 @@ impl Facts {
     pub fn of(filter: &Filter) -> Self {
         Self {
             name: filter.name.clone(),
-            config: from_json(&filter.config),
+            // Left out, it is a map without names, so that each of them is `()`.
+            config: match &filter.config {
+                serde_json::Value::Null => rhai::Map::new().into(),
+                given => from_json(given),
+            },
             secrets: filter.secrets.clone(),
             fetch: filter.fetch.clone(),
         }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rhai::{Dynamic, Engine, Map};
 
 use super::answers::{Answer, Answers};
-use super::given::{exchange_of, filter_of};
+use super::given::{exchange_of, filter_of, upstreams_of};
 use super::life::{Life, Seen};
 use super::outcome::outcome;
 use super::stage::{Calls, Stage};
@@ -21,7 +21,8 @@ use crate::script::fault::Fault;
 
 /// What the tests of one file share.
 pub struct Bench {
-    pub stage: Arc<Stage>,
+    /// Of the test that runs.
+    stage: Mutex<Arc<Stage>>,
     folder: PathBuf,
     coverage: Coverage,
     /// By file and settings: most tests of a file use the same ones.
@@ -48,19 +49,19 @@ pub fn register(engine: &mut Engine, bench: &Arc<Bench>) {
         .register_fn("expect_fault", move |script: &str, given: Map, settings: Map| {
             d.expect_fault(script, &given, &settings)
         });
-    let (a, b, c) = (with(), with(), with());
+    let (a, b) = (with(), with());
     engine
         .register_fn("freeze", move |unix: i64| -> Told<()> {
             let unix = u64::try_from(unix).ok().filter(|unix| *unix <= LAST_SECOND);
             let unix = unix.ok_or_else(|| told("freeze: not a time from 1970 to 9999"))?;
-            a.stage.freeze(Duration::from_secs(unix));
+            a.stage().freeze(Duration::from_secs(unix));
             Ok(())
         })
-        .register_fn("advance", move |by: Dynamic| -> Told<()> {
-            b.stage.advance(seconds(&by)?);
-            Ok(())
+        .register_fn("advance", |by: Dynamic| -> Told<()> {
+            let by = seconds(&by)?;
+            wait(tokio::time::sleep(by))
         })
-        .register_fn("seed", move |seed: i64| c.stage.seed(seed.cast_unsigned()));
+        .register_fn("seed", move |seed: i64| b.stage().seed(seed.cast_unsigned()));
 }
 
 /// The last second of the year 9999, where dates end.
@@ -69,11 +70,20 @@ const LAST_SECOND: u64 = 253_402_300_799;
 impl Bench {
     pub fn new(file: &Path, coverage: &Coverage) -> Arc<Self> {
         Arc::new(Self {
-            stage: Arc::new(Stage::new()),
+            stage: Mutex::new(Arc::new(Stage::new())),
             folder: file.parent().unwrap_or(Path::new("")).to_owned(),
             coverage: coverage.clone(),
             compiled: Mutex::default(),
         })
+    }
+
+    pub fn stage(&self) -> Arc<Stage> {
+        Arc::clone(&self.stage.lock())
+    }
+
+    /// A test begins: nothing is left of the one before.
+    pub fn new_stage(&self) {
+        *self.stage.lock() = Arc::new(Stage::new());
     }
 
     /// One request through one filter. A fault is a failure of the test.
@@ -99,10 +109,11 @@ impl Bench {
         let origin = Answer::of_origin(given.get("response"))?;
         let answers = Answers::of(given.get("fetches").unwrap_or(&Dynamic::UNIT))?;
         let compiled = self.compiled(script, settings, &filter)?;
-        self.stage.answer_with(answers);
-        let life = Life::new(compiled, Arc::clone(&self.stage), &filter, &start);
+        let stage = self.stage();
+        stage.begin(answers, upstreams_of(given)?);
+        let life = Life::new(compiled, Arc::clone(&stage), &filter, &start);
         let seen = wait(life.live(start, origin))?;
-        let calls = self.stage.take_calls();
+        let calls = stage.take_calls();
         match calls.unanswered.first() {
             Some(fetch) => Err(told(format!("the test has no answer for the fetch {fetch}"))),
             None => Ok((seen, calls)),

@@ -14,9 +14,25 @@ use crate::script::api::convert::{scalar_text, to_json};
 use crate::script::api::seconds;
 use crate::script::exchange::{CertInfo, Exchange, RequestDraft, TlsInfo};
 
-const REQUEST: [&str; 17] = [
-    "method", "url", "scheme", "host", "path", "version", "headers", "cookies", "ip", "port",
-    "tls", "id", "route", "params", "upstream", "response", "fetches",
+const REQUEST: [&str; 18] = [
+    "method",
+    "url",
+    "scheme",
+    "host",
+    "path",
+    "version",
+    "headers",
+    "cookies",
+    "ip",
+    "port",
+    "tls",
+    "id",
+    "route",
+    "params",
+    "upstream",
+    "upstreams",
+    "response",
+    "fetches",
 ];
 const SETTINGS: [&str; 5] = ["config", "secrets", "fetch", "limits", "on_fault"];
 
@@ -44,6 +60,19 @@ pub fn exchange_of(given: &Map) -> Told<Exchange> {
     request.params = params.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     headers(request, given)?;
     Ok(exchange)
+}
+
+/// Upstreams by name, and whether each has a healthy endpoint.
+pub fn upstreams_of(given: &Map) -> Told<Option<BTreeMap<String, bool>>> {
+    if !given.contains_key("upstreams") {
+        return Ok(None);
+    }
+    let one = |(name, healthy): (rhai::Identifier, Dynamic)| {
+        let healthy = healthy.as_bool();
+        let healthy = healthy.map_err(|_| told("upstreams: names, each true or false"))?;
+        Ok((name.to_string(), healthy))
+    };
+    map_in(given, "upstreams")?.into_iter().map(one).collect::<Told<_>>().map(Some)
 }
 
 /// Method and URL; `scheme`, `host` and `path` say parts of it.

@@ -106,7 +106,7 @@ impl Suite {
     fn run(&self, name: &str, bench: &Bench) -> Tested {
         let began = Instant::now();
         let failure = self.failure(name, bench);
-        let printed = bench.stage.take_printed();
+        let printed = bench.stage().take_printed();
         Tested { name: name.to_owned(), failure, printed, took: began.elapsed() }
     }
 
@@ -134,7 +134,7 @@ impl Suite {
             })
         };
         let ended = runtime.block_on(async {
-            bench.stage.reset();
+            bench.new_stage();
             Some(Fiber::new(TEST_LIMITS, call).ok()?.await)
         });
         match ended.map(|ended| (ended.result, ended.stop)) {
@@ -171,7 +171,7 @@ fn engine(source: &Source, bench: &Arc<Bench>) -> Engine {
     asserts::register(&mut engine);
     bench::register(&mut engine, bench);
     let facts = Arc::new(Facts::of(&given::plain_filter(&source.file)));
-    let own = Arc::new(Own(Arc::clone(&bench.stage)));
+    let own = Arc::new(Own::new(Arc::clone(bench)));
     engine.set_default_tag(api::tag_for_run(&facts, own, Ctx::default()));
     engine
         .set_max_operations(0)

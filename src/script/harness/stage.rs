@@ -1,5 +1,6 @@
 //! The world that a filter under test sees: prepared answers, a clock that stands still, a seed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,6 +8,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::answers::Answers;
+use super::bench::Bench;
+use crate::script::crypto::KeySets;
 use crate::script::host::{
     BoxFuture, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host, LogLine,
 };
@@ -15,7 +18,10 @@ use crate::script::host::{
 const BEGIN: Duration = Duration::from_secs(1_767_225_600);
 
 /// One test's world.
-pub struct Stage(Mutex<Props>);
+pub struct Stage {
+    props: Mutex<Props>,
+    key_sets: KeySets,
+}
 
 struct Props {
     /// The time of day when the fake clock showed `since`.
@@ -23,6 +29,8 @@ struct Props {
     since: Instant,
     seed: u64,
     answers: Answers,
+    /// Upstreams and whether they are healthy; all are where the test names none.
+    upstreams: Option<BTreeMap<String, bool>>,
     calls: Calls,
     printed: Vec<String>,
 }
@@ -37,59 +45,52 @@ pub struct Calls {
 }
 
 impl Stage {
+    /// A test begins, on a runtime of its own.
     pub fn new() -> Self {
-        Self(Mutex::new(Props {
+        let props = Mutex::new(Props {
             time: BEGIN,
             since: Instant::now(),
             seed: 0,
             answers: Answers::default(),
+            upstreams: None,
             calls: Calls::default(),
             printed: Vec::new(),
-        }))
-    }
-
-    /// A new test begins, on a runtime of its own.
-    pub fn reset(&self) {
-        *self.0.lock() = Self::new().0.into_inner();
+        });
+        Self { props, key_sets: KeySets::default() }
     }
 
     /// A new request begins.
-    pub fn answer_with(&self, answers: Answers) {
-        let mut props = self.0.lock();
-        (props.answers, props.calls) = (answers, Calls::default());
+    pub fn begin(&self, answers: Answers, upstreams: Option<BTreeMap<String, bool>>) {
+        let mut props = self.props.lock();
+        (props.answers, props.upstreams, props.calls) = (answers, upstreams, Calls::default());
     }
 
     pub fn take_calls(&self) -> Calls {
-        std::mem::take(&mut self.0.lock().calls)
+        std::mem::take(&mut self.props.lock().calls)
     }
 
     pub fn take_printed(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().printed)
+        std::mem::take(&mut self.props.lock().printed)
     }
 
     /// Sets the time of day, as seconds since 1970.
     pub fn freeze(&self, time: Duration) {
-        let mut props = self.0.lock();
+        let mut props = self.props.lock();
         (props.time, props.since) = (time, Instant::now());
     }
 
-    pub fn advance(&self, by: Duration) {
-        let mut props = self.0.lock();
-        props.time = props.time.saturating_add(by);
-    }
-
     pub fn seed(&self, seed: u64) {
-        self.0.lock().seed = seed;
+        self.props.lock().seed = seed;
     }
 
     fn time(&self) -> SystemTime {
-        let props = self.0.lock();
+        let props = self.props.lock();
         UNIX_EPOCH + props.time + props.since.elapsed()
     }
 
     /// SplitMix64, which is all that a test's randomness needs.
     fn fill(&self, bytes: &mut [u8]) {
-        let mut props = self.0.lock();
+        let mut props = self.props.lock();
         for chunk in bytes.chunks_mut(8) {
             props.seed = props.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut word = props.seed;
@@ -106,7 +107,7 @@ impl Host for Stage {
         &self,
         request: FetchRequest,
     ) -> BoxFuture<'static, Result<FetchResponse, FetchError>> {
-        let mut props = self.0.lock();
+        let mut props = self.props.lock();
         let answer = props.answers.take(&request);
         if answer.is_none() {
             props.calls.unanswered.push(format!("{} {}", request.method, request.url));
@@ -129,7 +130,18 @@ impl Host for Stage {
     }
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]) {
-        self.0.lock().calls.logged.push((level, message.to_owned(), fields.to_vec()));
+        self.props.lock().calls.logged.push((level, message.to_owned(), fields.to_vec()));
+    }
+
+    fn key_sets(&self) -> &KeySets {
+        &self.key_sets
+    }
+
+    fn upstream_healthy(&self, name: &str) -> Option<bool> {
+        match &self.props.lock().upstreams {
+            None => Some(true),
+            Some(named) => named.get(name).copied(),
+        }
     }
 
     fn now(&self) -> SystemTime {
@@ -143,7 +155,16 @@ impl Host for Stage {
 }
 
 /// The host of the test itself: the same clock and seed, no network, and what it prints is kept.
-pub struct Own(pub Arc<Stage>);
+pub struct Own {
+    bench: Arc<Bench>,
+    key_sets: KeySets,
+}
+
+impl Own {
+    pub fn new(bench: Arc<Bench>) -> Self {
+        Self { bench, key_sets: KeySets::default() }
+    }
+}
 
 impl Host for Own {
     fn fetch(&self, _: FetchRequest) -> BoxFuture<'static, Result<FetchResponse, FetchError>> {
@@ -152,15 +173,23 @@ impl Host for Own {
     }
 
     fn log(&self, _: log::Level, message: &str, _: &[(String, String)]) {
-        self.0.0.lock().printed.push(message.to_owned());
+        self.bench.stage().props.lock().printed.push(message.to_owned());
+    }
+
+    fn key_sets(&self) -> &KeySets {
+        &self.key_sets
+    }
+
+    fn upstream_healthy(&self, _: &str) -> Option<bool> {
+        None
     }
 
     fn now(&self) -> SystemTime {
-        self.0.time()
+        self.bench.stage().time()
     }
 
     fn random(&self, bytes: &mut [u8]) -> Result<(), String> {
-        self.0.fill(bytes);
+        self.bench.stage().fill(bytes);
         Ok(())
     }
 }
