@@ -26,6 +26,7 @@ pub mod snapshot;
 pub mod telemetry;
 /// Certificates by server name.
 pub mod tls;
+pub mod transform;
 /// Pools of origins: balancing, health, and the client for fetches.
 pub mod upstream;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -16,6 +17,7 @@ use crate::script::{
     self, CertInfo, Client, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
 };
 use crate::tls::TlsInfo;
+use crate::transform::Body;
 
 /// What a request's filters share, and how far the request came through them.
 #[derive(Default)]
@@ -30,6 +32,10 @@ pub struct ScriptState {
     pub replacement: Option<Bytes>,
     /// Whether the origin's own body is to be thrown away.
     pub replaced: bool,
+    /// What filters gave for the body, the innermost first; its head is still to come.
+    pub given: Vec<super::transform::Given>,
+    /// The body on its way through what they gave.
+    pub body: Option<Box<Mutex<Body>>>,
     /// The response's head, kept only where an `on_log` wants it.
     pub response: Option<ResponseDraft>,
 }
@@ -160,6 +166,7 @@ pub fn of_response(head: &ResponseHeader, from: From) -> ResponseDraft {
         headers: head.headers.clone(),
         body: ResponseBody::Untouched,
         from,
+        transforms: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use log::Level;
+use parking_lot::Mutex;
 use pingora::ErrorType;
 use pingora_proxy::Session;
 
@@ -21,12 +22,15 @@ use crate::script::{
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::telemetry::handles::RunCost;
 use crate::telemetry::trace::TraceContext;
+use crate::transform::Stage;
 use crate::upstream::client::{Client, ClientError, ClientRequest, Target};
 use crate::upstream::egress::{self, EgressError};
 
 /// How the request goes on after a hook.
 pub enum Next {
     Continue(Exchange),
+    /// As before, and the body that streams by passes this stage.
+    Transform(Exchange, Mutex<Box<dyn Stage>>),
     Answer(Exchange, ResponseDraft),
     Fail(Failure),
 }
@@ -86,7 +90,7 @@ pub async fn run_hook(
     };
     let mut limits = Limits::from(&filter.config.limits);
     limits.fibers = facts.snapshot.limits.filter_runs.value as usize;
-    let Run { exchange, outcome, figures } =
+    let Run { exchange, outcome, figures, body } =
         run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
     let cost = RunCost {
         duration: figures.wall,
@@ -100,7 +104,10 @@ pub async fn run_hook(
     };
     dev::note(ctx, filter, hook, label(&outcome), (figures, fault));
     match outcome {
-        Outcome::Continue => Next::Continue(exchange),
+        Outcome::Continue => match body {
+            Some(stage) => Next::Transform(exchange, Mutex::new(stage)),
+            None => Next::Continue(exchange),
+        },
         Outcome::Answer(answer) => Next::Answer(exchange, answer),
         Outcome::Fault(fault) => after_fault(ctx, filter, *fault, exchange),
     }
@@ -120,10 +127,7 @@ fn label(outcome: &Outcome) -> &'static str {
 }
 
 fn after_fault(ctx: &Ctx, filter: &FilterState, fault: Fault, exchange: Exchange) -> Next {
-    if let Cause::Limit(hit) = fault.cause {
-        filter.metrics.limit_hit(hit.kind.name());
-    }
-    tell_log(ctx, filter, &fault, &exchange);
+    note_fault(ctx, filter, &fault);
     match (filter.config.on_fault, fault.cause) {
         (OnFault::Open, _) => Next::Continue(exchange),
         (OnFault::Closed, Cause::Busy) => Next::Fail(Failure::FiltersBusy),
@@ -131,28 +135,34 @@ fn after_fault(ctx: &Ctx, filter: &FilterState, fault: Fault, exchange: Exchange
     }
 }
 
-/// All that the author needs, none of which the client gets, in one line.
-fn tell_log(ctx: &Ctx, filter: &FilterState, fault: &Fault, exchange: &Exchange) {
-    let admitted = ctx.facts.as_ref().and_then(|f| f.snapshot.failures_logged.admit());
-    let Some(suppressed) = admitted else { return };
-    let (name, hook) = (&filter.config.name, fault.hook.name());
-    let (id, route) = (&exchange.request.id, &exchange.request.route);
-    let mut text = format!("filter {name} {hook} request {id} route {route}: ");
-    if fault.cause == Cause::Busy {
-        // Nothing of the script has run, so it has no place.
-        text.push_str(&fault.message);
-    } else {
+/// Counts and logs a fault.
+pub fn note_fault(ctx: &Ctx, filter: &FilterState, fault: &Fault) {
+    if let Cause::Limit(hit) = fault.cause {
+        filter.metrics.limit_hit(hit.kind.name());
+    }
+    // Of a busy one nothing has run, so it has no place.
+    let mut text = fault.message.clone();
+    if fault.cause != Cause::Busy {
         let (file, line, column) = (fault.file.display(), fault.line, fault.column);
-        text.push_str(&format!("{file}:{line}:{column}: {}", fault.message));
+        text = format!("{file}:{line}:{column}: {text}");
         let source = fault.source_line.trim();
         if !source.is_empty() {
             text.push_str(&format!(" | {source}"));
         }
     }
-    if suppressed > 0 {
-        text.push_str(&format!(" ({suppressed} more not shown)"));
-    }
-    log::error!("{text}");
+    tell_log(ctx, filter, fault.hook.name(), &text);
+}
+
+/// All that the author needs, none of which the client gets, in one line.
+pub fn tell_log(ctx: &Ctx, filter: &FilterState, hook: &str, text: &str) {
+    let Some(facts) = &ctx.facts else { return };
+    let Some(suppressed) = facts.snapshot.failures_logged.admit() else { return };
+    let name = &filter.config.name;
+    let id = facts.request_id.to_str().unwrap_or_default();
+    let route = ctx.routed.as_ref().map_or("-", |routed| &*routed.route.name);
+    let more =
+        if suppressed > 0 { format!(" ({suppressed} more not shown)") } else { String::new() };
+    log::error!("filter {name} {hook} request {id} route {route}: {text}{more}");
 }
 
 /// What a filter reaches during one run.

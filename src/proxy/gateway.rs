@@ -119,7 +119,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Box<Ctx>,
     ) -> Result<Option<Duration>> {
-        response::body(ctx, body, end);
+        response::body(ctx, body, end)?;
         Ok(None)
     }
 

@@ -30,5 +30,7 @@ mod request;
 mod response;
 /// Host, path and conditions to a route; routes that answer by themselves.
 mod route;
+/// Bodies that filters transform as they stream by.
+mod transform;
 
 pub use gateway::Gateway;

@@ -15,6 +15,7 @@ use super::fail::{Failure, Page};
 use super::filters::{Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
+use super::transform::{self, Given};
 use crate::script::{From, Hook, ResponseBody, ResponseDraft};
 use crate::snapshot::Shared;
 
@@ -78,6 +79,7 @@ pub async fn to_client(
                 replace_body(session, head, ctx, body)?;
             }
         }
+        transform::begin(session, head, ctx)?;
     }
     finish_head(session, head, ctx, shared)
 }
@@ -112,6 +114,10 @@ async fn run_filters(
     for filter in entered.rev().filter(|filter| filter.script.has(Hook::Response)) {
         exchange = match run_watched(session, shared, ctx, filter, Hook::Response, exchange).await {
             Next::Continue(exchange) => exchange,
+            Next::Transform(exchange, stage) => {
+                ctx.scripts.given.push(Given { filter: Arc::clone(filter), stage });
+                exchange
+            }
             Next::Fail(failure) => return Err(ctx.refuse(failure)),
             Next::Answer(mut exchange, answer) => {
                 ctx.outcome.answered_by = Some(filter.config.name.clone());
@@ -119,6 +125,10 @@ async fn run_filters(
                 exchange
             }
         };
+        // What inner filters gave was for a body that has been replaced.
+        if exchange.response.as_ref().is_some_and(|draft| draft.body != ResponseBody::Untouched) {
+            ctx.scripts.given.clear();
+        }
     }
     let missing = || ctx.refuse(Failure::Internal("a filter's run lost the response".into()));
     exchange.response.ok_or_else(missing)
@@ -145,14 +155,14 @@ fn replace_body(
 }
 
 /// A piece of the response's body on its way to the client.
-pub fn body(ctx: &mut Ctx, body: &mut Option<Bytes>, end: bool) {
-    if !ctx.scripts.replaced {
-        return;
+pub fn body(ctx: &mut Ctx, body: &mut Option<Bytes>, end: bool) -> Result<()> {
+    if ctx.scripts.replaced {
+        *body = match end {
+            true => ctx.scripts.replacement.take(),
+            false => None,
+        };
     }
-    *body = match end {
-        true => ctx.scripts.replacement.take(),
-        false => None,
-    };
+    transform::piece(ctx, body, end)
 }
 
 fn finish_head(
@@ -246,7 +256,7 @@ async fn ask_on_error(
     let entered = route.filters.iter().take(ctx.scripts.entered);
     for filter in entered.rev().filter(|filter| filter.script.has(Hook::Error)) {
         match run_hook(shared, ctx, filter, Hook::Error, exchange).await {
-            Next::Continue(next) => exchange = next,
+            Next::Continue(next) | Next::Transform(next, _) => exchange = next,
             Next::Answer(_, answer) => {
                 ctx.outcome.answered_by = Some(filter.config.name.clone());
                 return Some(answer);

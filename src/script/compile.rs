@@ -28,6 +28,7 @@ use crate::config::filters::Filter;
 pub(super) const LOAD_LIMITS: Limits = Limits {
     operations: 1_000_000,
     cpu: Duration::from_secs(2),
+    body_cpu: Duration::ZERO,
     wall: Duration::from_secs(10),
     memory: 64 << 20,
     fibers: LIVE_FIBERS,

@@ -65,13 +65,15 @@ pub struct ResponseDraft {
     pub headers: HeaderMap,
     pub body: ResponseBody,
     pub from: From,
+    /// What the running hook gave for the body, by numbers of its run; empty outside of runs.
+    pub transforms: Vec<usize>,
 }
 
 impl ResponseDraft {
     /// A filter's own response.
     pub fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let body = ResponseBody::Replaced(body.into());
-        Self { status, headers: HeaderMap::new(), body, from: From::Filter }
+        Self { status, headers: HeaderMap::new(), body, from: From::Filter, transforms: vec![] }
     }
 }
 

@@ -50,6 +50,15 @@ impl Fault {
         fault
     }
 
+    /// At a place in the script's own file.
+    pub(super) fn at(script: &Script, hook: Hook, position: Position, message: String) -> Self {
+        let mut fault = Self::new(script, hook, Cause::Error, message);
+        if !position.is_none() {
+            fault.place(script, position);
+        }
+        fault
+    }
+
     fn place(&mut self, script: &Script, position: Position) {
         self.line = position.line().unwrap_or(0);
         self.column = position.position().unwrap_or(0);

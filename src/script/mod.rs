@@ -4,6 +4,7 @@
 
 mod api;
 mod caches;
+mod callback;
 mod compile;
 mod coverage;
 mod crypto;

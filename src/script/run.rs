@@ -2,24 +2,31 @@
 
 use std::sync::Arc;
 
-use rhai::{Dynamic, EvalAltResult, EvalContext, Map, Scope};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 
-use super::api::{self, Objects, Response};
+use rhai::{Dynamic, EvalAltResult, EvalContext, GlobalRuntimeState, Map, Scope};
+
+use super::api::{self, Given, Objects, Response};
+use super::callback::{self, Port, Scene, Streaming};
 use super::compile::Script;
-use super::exchange::{Exchange, ResponseDraft};
+use super::exchange::{Exchange, ResponseBody, ResponseDraft};
 use super::fault::{Cause, Fault};
-use super::fiber::{Ended, Fiber, NoStack, Stop};
+use super::fiber::{self, Ended, Fiber, NoStack, Stop};
 use super::hooks::Hook;
 use super::host::Host;
 use super::meter::{Limits, RunFigures};
+use crate::transform::{Pipeline, Stage};
 
 /// What a run leaves.
-#[derive(Debug)]
 pub struct Run {
     /// Edited; on a fault as it was before.
     pub exchange: Exchange,
     pub outcome: Outcome,
     pub figures: RunFigures,
+    /// What becomes of the body that streams by after the hook.
+    pub body: Option<Box<dyn Stage>>,
 }
 
 #[derive(Debug)]
@@ -42,24 +49,54 @@ pub async fn run(
     limits: Limits,
 ) -> Run {
     if !script.has(hook) {
-        return Run { exchange, outcome: Outcome::Continue, figures: RunFigures::default() };
+        return Run::without_body(exchange, Outcome::Continue);
     }
     let before = exchange.clone();
     let mut ctx = Rollback::of(&before);
+    let port = Arc::new(Port::default());
     let fiber = {
-        let script = script.clone();
-        Fiber::new(limits, move || invoke(&script, hook, exchange, host))
+        let (script, port) = (script.clone(), port.clone());
+        Fiber::new(limits, move || invoke(&script, hook, exchange, host, &port))
     };
-    let fiber = match fiber {
+    let mut fiber = match fiber {
         Ok(fiber) => fiber,
         Err(error) => return refused(script, hook, before, &error),
     };
-    let Ended { result, stop, figures } = fiber.await;
-    let (outcome, edited) = outcome_of(script, hook, result, stop);
+    let Some(Ended { result, stop, figures }) = hook_end(&mut fiber).await else {
+        ctx.before = None;
+        let figures = fiber.figures();
+        let Some(Left { outcome, exchange }) = port.take_left() else {
+            return Run::without_body(before, Outcome::Fault(lost(script, hook)));
+        };
+        let body = Streaming::new(fiber, port, (script.clone(), hook), limits);
+        return Run { exchange, outcome, figures, body: Some(Box::new(body)) };
+    };
+    let (outcome, edited, body) = outcome_of(script, hook, result, stop);
     if edited.is_some() {
         ctx.before = None;
     }
-    Run { exchange: edited.unwrap_or(before), outcome, figures }
+    Run { exchange: edited.unwrap_or(before), outcome, figures, body }
+}
+
+/// None when the hook has ended and its fiber goes on with the body.
+async fn hook_end(fiber: &mut Fiber<Box<Made>>) -> Option<Ended<Box<Made>>> {
+    poll_fn(|cx| match Pin::new(&mut *fiber).poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if fiber.is_paused() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+impl Run {
+    fn without_body(exchange: Exchange, outcome: Outcome) -> Self {
+        Self { exchange, outcome, figures: RunFigures::default(), body: None }
+    }
+}
+
+fn lost(script: &Script, hook: Hook) -> Box<Fault> {
+    let message = "a run lost what its hook made".to_owned();
+    Box::new(Fault::new(script, hook, Cause::Panic, message))
 }
 
 /// Restores ctx unless the run ended well; a dropped run is also undone.
@@ -86,24 +123,108 @@ impl Drop for Rollback {
 
 fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> Run {
     let fault = Box::new(Fault::new(script, hook, Cause::Busy, error.to_string()));
-    Run { exchange, outcome: Outcome::Fault(fault), figures: RunFigures::default() }
+    Run::without_body(exchange, Outcome::Fault(fault))
 }
 
 /// On the fiber. All script values die here; only plain types leave.
 ///
 /// Boxed, and made after the call in frames of its own: what lies on the stack while the script
 /// waits is what thousands of waiting scripts hold.
-fn invoke(script: &Script, hook: Hook, exchange: Exchange, host: Arc<dyn Host>) -> Box<Left> {
-    let objects = Objects::new(exchange);
-    let called = call(script, hook, &objects, host);
-    conclude(script, hook, objects, called)
+fn invoke(
+    script: &Arc<Script>,
+    hook: Hook,
+    exchange: Exchange,
+    host: Arc<dyn Host>,
+    port: &Port,
+) -> Box<Made> {
+    let (objects, given) = (Objects::new(exchange), Given::default());
+    let (called, global) = call(script, hook, &objects, host, &given);
+    let left = conclude(script, hook, objects, called);
+    let made = match left.transforms() {
+        true => transform(Scene { script: script.clone(), hook, global }, left, &given, port),
+        false => Made::Hook(left, None),
+    };
+    given.clear();
+    Box::new(made)
 }
 
-type Left = (Outcome, Exchange);
+/// What a fiber's end leaves.
+pub enum Made {
+    Hook(Left, Option<Pipeline>),
+    /// The hook's own outcome was handed over before.
+    Body(Result<(), Box<Fault>>),
+}
+
+/// What a hook leaves.
+pub struct Left {
+    outcome: Outcome,
+    exchange: Exchange,
+}
+
+impl Left {
+    /// The response whose body counts.
+    fn response(&mut self) -> Option<&mut ResponseDraft> {
+        match &mut self.outcome {
+            Outcome::Answer(draft) => Some(draft),
+            Outcome::Continue => self.exchange.response.as_mut().map(Arc::make_mut),
+            Outcome::Fault(_) => None,
+        }
+    }
+
+    fn transforms(&self) -> bool {
+        match &self.outcome {
+            Outcome::Answer(draft) => !draft.transforms.is_empty(),
+            Outcome::Continue => {
+                self.exchange.response.as_ref().is_some_and(|draft| !draft.transforms.is_empty())
+            }
+            Outcome::Fault(_) => false,
+        }
+    }
+}
+
+/// A body in hand is transformed at once, one that streams by as it comes.
+fn transform(scene: Scene, mut left: Left, given: &Given, port: &Port) -> Made {
+    let scene = Arc::new(scene);
+    let failed = |mut left: Left, fault| {
+        left.outcome = Outcome::Fault(fault);
+        Made::Hook(left, None)
+    };
+    let Some(draft) = left.response() else { return Made::Hook(left, None) };
+    let calls_back = given.call_back(&draft.transforms);
+    let stages = callback::pipeline(&scene, given, draft);
+    draft.transforms.clear();
+    let mut stages = match stages {
+        Ok(stages) => stages,
+        Err(fault) => return failed(left, fault),
+    };
+    if let ResponseBody::Replaced(body) = &draft.body {
+        fiber::forbid_waits(true);
+        let mut out = Vec::with_capacity(body.len());
+        let done = stages.push(body, &mut out).and_then(|()| stages.end(&mut out));
+        return match done {
+            Ok(()) => {
+                draft.body = ResponseBody::Replaced(out.into());
+                Made::Hook(left, None)
+            }
+            Err(error) => failed(left, callback::fault(&scene, error)),
+        };
+    }
+    if !calls_back {
+        return Made::Hook(left, Some(stages));
+    }
+    let served = port.serve(left, stages);
+    Made::Body(served.map_err(|error| callback::fault(&scene, error)))
+}
 
 #[inline(never)]
-fn call(script: &Script, hook: Hook, objects: &Objects, host: Arc<dyn Host>) -> Called {
-    let tag = api::tag_for_run(&script.facts, host, objects.ctx());
+fn call(
+    script: &Script,
+    hook: Hook,
+    objects: &Objects,
+    host: Arc<dyn Host>,
+    given: &Given,
+) -> (Called, GlobalRuntimeState) {
+    let tag = api::tag_for_run(&script.facts, host, objects.ctx(), given.clone());
     let mut global = script.engine.new_global_runtime_state();
     global.tag = tag;
     global.source = script.ast.source().map(Into::into);
@@ -115,16 +236,16 @@ fn call(script: &Script, hook: Hook, objects: &Objects, host: Arc<dyn Host>) -> 
     let mut arguments: Vec<_> = arguments.iter_mut().collect();
     let called = context.call_fn_raw(hook.name(), false, false, &mut arguments);
     script.caches.give_back(kept);
-    called
+    (called, global)
 }
 
 #[inline(never)]
-fn conclude(script: &Script, hook: Hook, objects: Objects, called: Called) -> Box<Left> {
+fn conclude(script: &Script, hook: Hook, objects: Objects, called: Called) -> Left {
     let outcome = match called {
         Ok(value) => returned(script, hook, &objects, value),
         Err(error) => thrown(script, hook, &error),
     };
-    Box::new((outcome, objects.into_exchange()))
+    Left { outcome, exchange: objects.into_exchange() }
 }
 
 fn returned(script: &Script, hook: Hook, objects: &Objects, value: Dynamic) -> Outcome {
@@ -165,22 +286,25 @@ fn thrown(script: &Script, hook: Hook, error: &EvalAltResult) -> Outcome {
 fn outcome_of(
     script: &Script,
     hook: Hook,
-    result: Result<Box<Left>, String>,
+    result: Result<Box<Made>, String>,
     stop: Option<Stop>,
-) -> (Outcome, Option<Exchange>) {
-    match (result.map(|left| *left), stop) {
-        (Ok((Outcome::Fault(mut fault), _)), stop) => {
+) -> (Outcome, Option<Exchange>, Option<Box<dyn Stage>>) {
+    match (result.map(|made| *made), stop) {
+        (Ok(Made::Hook(Left { outcome: Outcome::Fault(mut fault), .. }, _)), stop) => {
             if let Some(Stop::Limit(hit)) = stop {
                 fault.cause = Cause::Limit(hit);
                 fault.message = format!("the script met {hit}");
             }
-            (Outcome::Fault(fault), None)
+            (Outcome::Fault(fault), None, None)
         }
         // A limit met in the very last native, after which nothing looked again.
-        (Ok((outcome, exchange)), _) => (outcome, Some(exchange)),
+        (Ok(Made::Hook(Left { outcome, exchange }, body)), _) => {
+            (outcome, Some(exchange), body.map(|body| Box::new(body) as Box<dyn Stage>))
+        }
+        (Ok(Made::Body(_)), _) => (Outcome::Fault(lost(script, hook)), None, None),
         (Err(panic), _) => {
             let message = format!("a function of the proxy panicked: {panic}");
-            (Outcome::Fault(Box::new(Fault::new(script, hook, Cause::Panic, message))), None)
+            (Outcome::Fault(Box::new(Fault::new(script, hook, Cause::Panic, message))), None, None)
         }
     }
 }

@@ -11,6 +11,7 @@ mod encoding;
 mod fetch;
 mod hashing;
 mod headers;
+mod html_rewriter;
 mod json;
 mod jwt;
 mod logging;
@@ -30,6 +31,7 @@ mod state;
 mod table;
 mod text;
 mod time;
+mod transforms;
 mod upstreams;
 mod url;
 
@@ -40,6 +42,7 @@ pub use objects::{Objects, Request, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run, wait};
 pub use table::Doc;
+pub use transforms::{Given, verdict};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,11 +85,15 @@ fn table() -> table::Table {
         .kind::<jwt::Jwks>("Jwks")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
+        .kind::<html_rewriter::Rewriter>("HtmlRewriter")
+        .kind::<html_rewriter::ElementHandle>("Element")
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
+    transforms::area(&mut table);
+    html_rewriter::area(&mut table);
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
+use super::transforms::Given;
 use super::{Outcome, fail};
 use crate::config::filters::{Fetch, Filter, Secret};
 use crate::script::exchange::Ctx;
@@ -44,18 +45,20 @@ struct Inner {
     facts: Arc<Facts>,
     /// None while the script is loaded.
     run: Option<(Arc<dyn Host>, Ctx)>,
+    given: Given,
 }
 
 pub fn tag_for_load(facts: &Arc<Facts>) -> Dynamic {
-    tag(facts, None)
+    Dynamic::from(State(Arc::new(Inner {
+        facts: facts.clone(),
+        run: None,
+        given: Given::default(),
+    })))
 }
 
-pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>, ctx: Ctx) -> Dynamic {
-    tag(facts, Some((host, ctx)))
-}
-
-fn tag(facts: &Arc<Facts>, run: Option<(Arc<dyn Host>, Ctx)>) -> Dynamic {
-    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run })))
+pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>, ctx: Ctx, given: Given) -> Dynamic {
+    let run = Some((host, ctx));
+    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run, given })))
 }
 
 impl State {
@@ -71,6 +74,11 @@ impl State {
     pub fn host(&self) -> Outcome<&Arc<dyn Host>> {
         let no_host = || fail("unavailable", "not possible while the script is loaded");
         self.0.run.as_ref().map(|(host, _)| host).ok_or_else(no_host)
+    }
+
+    /// The transforms of this run.
+    pub fn given(&self) -> Outcome<&Given> {
+        self.host().map(|_| &self.0.given)
     }
 
     /// The time of day, by the host's clock if there is a host.
@@ -100,6 +108,9 @@ pub fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static)
     fiber::wait(future).map_err(|error| match error {
         // No script can catch this one.
         CannotWait::Stopped => EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into(),
+        CannotWait::InBody => {
+            fail("unavailable", "a callback on a body cannot wait: fetch before, in the hook")
+        }
         CannotWait::NotOnFiber => fail("unavailable", "a script can wait only in a hook"),
     })
 }

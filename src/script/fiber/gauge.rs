@@ -55,8 +55,11 @@ pub enum Stop {
 /// State of one fiber; boxed, and touched only by the thread that polls it.
 pub struct Gauge {
     pub yielder: Cell<*const Yielder<Resume, Suspend>>,
-    limits: Limits,
-    started: Instant,
+    limits: Cell<Limits>,
+    started: Cell<Instant>,
+    /// Used before the limits began anew.
+    before: Cell<RunFigures>,
+    waits_forbidden: Cell<bool>,
     operations: Cell<u64>,
     cpu: Cell<Duration>,
     slice_start: Cell<Instant>,
@@ -74,8 +77,10 @@ impl Gauge {
         let now = Instant::now();
         Self {
             yielder: Cell::new(std::ptr::null()),
-            limits,
-            started: now,
+            limits: Cell::new(limits),
+            started: Cell::new(now),
+            before: Cell::new(RunFigures::default()),
+            waits_forbidden: Cell::new(false),
             operations: Cell::new(0),
             cpu: Cell::new(Duration::ZERO),
             slice_start: Cell::new(now),
@@ -98,7 +103,7 @@ impl Gauge {
             stack_limit: self.stack_limit,
             memory: self.memory.get(),
             peak: self.peak.get(),
-            memory_limit: isize::try_from(self.limits.memory).unwrap_or(isize::MAX),
+            memory_limit: isize::try_from(self.limits.get().memory).unwrap_or(isize::MAX),
         })
     }
 
@@ -119,12 +124,31 @@ impl Gauge {
     }
 
     pub fn figures(&self) -> RunFigures {
+        let before = self.before.get();
         RunFigures {
-            operations: self.operations.get(),
-            cpu: self.cpu.get(),
-            wall: self.left.get() - self.started,
+            operations: before.operations + self.operations.get(),
+            cpu: before.cpu + self.cpu.get(),
+            wall: before.wall + (self.left.get() - self.started.get()),
             peak_memory: usize::try_from(self.peak.get()).unwrap_or(0),
         }
+    }
+
+    /// Begins anew with other limits; what was used is kept for the figures.
+    pub fn renew(&self, limits: Limits) {
+        self.before.set(self.figures());
+        self.limits.set(limits);
+        self.operations.set(0);
+        self.cpu.set(Duration::ZERO);
+        self.started.set(Instant::now());
+        self.left.set(self.started.get());
+    }
+
+    pub fn forbid_waits(&self, forbidden: bool) {
+        self.waits_forbidden.set(forbidden);
+    }
+
+    pub fn may_not_wait(&self) -> bool {
+        self.waits_forbidden.get()
     }
 
     pub fn stopped(&self) -> Option<Stop> {
@@ -146,7 +170,7 @@ impl Gauge {
 
     /// How long until the wall limit.
     pub fn wall_left(&self) -> Duration {
-        self.limits.wall.saturating_sub(self.started.elapsed())
+        self.limits.get().wall.saturating_sub(self.started.get().elapsed())
     }
 
     pub fn wall_hit(&self) -> LimitHit {
@@ -154,8 +178,8 @@ impl Gauge {
             |time: Duration| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         LimitHit {
             kind: LimitKind::Wall,
-            used: ms(self.started.elapsed()),
-            allowed: ms(self.limits.wall),
+            used: ms(self.started.get().elapsed()),
+            allowed: ms(self.limits.get().wall),
         }
     }
 
@@ -192,25 +216,27 @@ impl Gauge {
     }
 
     fn limit_hit(&self, now: Instant, stack_pointer: usize) -> Option<LimitHit> {
+        let limits = self.limits.get();
         let micros =
             |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         let cpu = self.cpu.get() + (now - self.slice_start.get());
+        let limits = limits;
         let memory = usize::try_from(registers::memory()).unwrap_or(0);
         let hit = |kind, used, allowed| Some(LimitHit { kind, used, allowed });
         if stack_pointer < self.stack_limit {
             let used = (self.stack_top - stack_pointer) as u64;
             return hit(LimitKind::Stack, used, (self.stack_top - self.stack_limit) as u64);
         }
-        if memory > self.limits.memory {
-            return hit(LimitKind::Memory, memory as u64, self.limits.memory as u64);
+        if memory > limits.memory {
+            return hit(LimitKind::Memory, memory as u64, limits.memory as u64);
         }
-        if self.operations.get() > self.limits.operations {
-            return hit(LimitKind::Operations, self.operations.get(), self.limits.operations);
+        if self.operations.get() > limits.operations {
+            return hit(LimitKind::Operations, self.operations.get(), limits.operations);
         }
-        if cpu > self.limits.cpu {
-            return hit(LimitKind::Cpu, micros(cpu), micros(self.limits.cpu));
+        if cpu > limits.cpu {
+            return hit(LimitKind::Cpu, micros(cpu), micros(limits.cpu));
         }
-        (now - self.started >= self.limits.wall).then(|| self.wall_hit())
+        (now - self.started.get() >= limits.wall).then(|| self.wall_hit())
     }
 }
 

@@ -35,6 +35,8 @@ enum Suspend {
     Slice,
     /// It waits for a future.
     Wait(Wait),
+    /// It has made a piece of its result, and waits to be told to go on.
+    Piece,
 }
 
 /// What a fiber is told when it goes on.
@@ -63,6 +65,8 @@ pub struct Fiber<R: Send + 'static> {
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
     /// From the end of its first slice to its next wait.
     computing: Option<Computing>,
+    /// Whether it waits in [`pause`].
+    paused: bool,
     gauge: Box<Gauge>,
 }
 
@@ -86,7 +90,39 @@ impl<R: Send + 'static> Fiber<R> {
             catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
         };
         let coroutine = Some(Coroutine::with_stack(stack, body));
-        Ok(Self { coroutine, waiting: None, slice: None, deadline: None, computing: None, gauge })
+        let (waiting, slice, deadline, computing, paused) = (None, None, None, None, false);
+        Ok(Self { coroutine, waiting, slice, deadline, computing, paused, gauge })
+    }
+
+    /// Whether the closure waits in [`pause`], for [`Fiber::go_on`].
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// What it has used so far.
+    pub fn figures(&self) -> RunFigures {
+        self.gauge.figures()
+    }
+
+    /// Runs a paused closure up to its next pause or its end, within `limits` that begin anew.
+    ///
+    /// Nothing can be waited for here: its slices follow each other at once, so the limits have to
+    /// be such as a worker thread can bear, and [`wait`] refuses.
+    pub fn go_on(&mut self, limits: Limits) -> Option<Ended<R>> {
+        self.paused = false;
+        self.gauge.renew(limits);
+        loop {
+            match self.resume(Resume::Go)? {
+                CoroutineResult::Return(result) => return Some(self.ended(result)),
+                CoroutineResult::Yield(Suspend::Slice) => {}
+                CoroutineResult::Yield(Suspend::Piece) => {
+                    self.paused = true;
+                    return None;
+                }
+                // Refused in `wait`; if it came to this, the future is dropped and the run stops.
+                CoroutineResult::Yield(Suspend::Wait(_)) => self.gauge.stop(Stop::Dropped),
+            }
+        }
     }
 
     fn resume(&mut self, resume: Resume) -> Option<CoroutineResult<Suspend, Result<R, String>>> {
@@ -135,9 +171,13 @@ impl<R: Send + 'static> Unpin for Fiber<R> {}
 impl<R: Send + 'static> Future for Fiber<R> {
     type Output = Ended<R>;
 
+    /// Pending for good once it has paused.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<R>> {
         let fiber = &mut *self;
         loop {
+            if fiber.paused {
+                return Poll::Pending;
+            }
             let Poll::Ready(resume) = fiber.poll_waits(cx) else { return Poll::Pending };
             match fiber.resume(resume) {
                 // Polled after its end, which the contract of `Future` leaves open.
@@ -152,6 +192,10 @@ impl<R: Send + 'static> Future for Fiber<R> {
                 }
                 Some(CoroutineResult::Yield(Suspend::Wait(wait))) => {
                     fiber.waiting = Some(wait);
+                    fiber.computing = None;
+                }
+                Some(CoroutineResult::Yield(Suspend::Piece)) => {
+                    fiber.paused = true;
                     fiber.computing = None;
                 }
             }
@@ -208,6 +252,31 @@ pub enum CannotWait {
     Stopped,
     /// Not on a fiber: a script's top level.
     NotOnFiber,
+    /// In a callback on a body, whose pieces pass by without a wait.
+    InBody,
+}
+
+/// Gives the thread back until [`Fiber::go_on`], whose limits hold from then on. False: end.
+#[inline(never)]
+pub fn pause() -> bool {
+    let gauge = registers::gauge();
+    if gauge.is_null() {
+        return false;
+    }
+    // SAFETY: set only while this fiber runs on this thread; the fiber owns the box.
+    let gauge = unsafe { &*gauge };
+    gauge.trim_stack();
+    matches!(suspend(gauge, Suspend::Piece), Resume::Go)
+}
+
+/// From here on, or no longer, the running script may not wait.
+#[inline(never)]
+pub fn forbid_waits(forbidden: bool) {
+    let gauge = registers::gauge();
+    if !gauge.is_null() {
+        // SAFETY: as in `pause`.
+        unsafe { &*gauge }.forbid_waits(forbidden);
+    }
 }
 
 /// For natives: suspends the running script until the future is done. Hold no lock.
@@ -221,6 +290,9 @@ pub fn wait<T: Send + 'static>(
     }
     // SAFETY: set only while this fiber runs on this thread; the fiber owns the box.
     let gauge = unsafe { &*gauge };
+    if gauge.may_not_wait() {
+        return Err(CannotWait::InBody);
+    }
     let marker = 0u8;
     if !gauge.check(std::ptr::addr_of!(marker) as usize) {
         return Err(CannotWait::Stopped);

@@ -16,6 +16,7 @@ use crate::script::fault::Fault;
 use crate::script::hooks::Hook;
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
+use crate::transform::{Body, Error, Fit, Pipeline, Stage as BodyStage, fit};
 
 /// A filter at work on one request.
 pub struct Life {
@@ -43,6 +44,8 @@ pub struct Seen {
 /// How the request goes on after a hook.
 enum Next {
     Continue(Exchange),
+    /// The same, and what becomes of the body.
+    Transform(Exchange, Box<dyn BodyStage>),
     Answer(Exchange, ResponseDraft),
     /// It faulted, and the filter's policy is to stop there.
     Broken(Exchange),
@@ -71,7 +74,7 @@ impl Life {
                 (exchange, answer, Bytes::new())
             }
             Next::Broken(exchange) => self.failed(exchange, filter_failed()).await,
-            Next::Continue(exchange) => {
+            Next::Continue(exchange) | Next::Transform(exchange, _) => {
                 self.entered = true;
                 self.seen.request = Arc::clone(&exchange.request);
                 self.forward(exchange, origin).await
@@ -91,7 +94,7 @@ impl Life {
         let mut failure = filter_failed();
         for answer in origin {
             match self.hook(Hook::UpstreamRequest, exchange.clone()).await {
-                Next::Continue(copy) => self.seen.request = copy.request,
+                Next::Continue(copy) | Next::Transform(copy, _) => self.seen.request = copy.request,
                 Next::Answer(_, answer) => {
                     return self.respond(exchange, answer, Bytes::new()).await;
                 }
@@ -106,6 +109,7 @@ impl Life {
                         headers: response.headers,
                         body: ResponseBody::Untouched,
                         from: From::Origin,
+                        transforms: Vec::new(),
                     };
                     return self.respond(exchange, draft, response.body).await;
                 }
@@ -128,8 +132,35 @@ impl Life {
                 let edited = exchange.response.take().map_or(draft, Arc::unwrap_or_clone);
                 (exchange, edited, streamed)
             }
+            Next::Transform(exchange, stage) => self.transform(exchange, stage, streamed),
             Next::Answer(exchange, answer) => (exchange, answer, streamed),
             Next::Broken(exchange) => self.failed(exchange, filter_failed()).await,
+        }
+    }
+
+    /// The body streams by, as one piece.
+    fn transform(
+        &mut self,
+        mut exchange: Exchange,
+        stage: Box<dyn BodyStage>,
+        streamed: Bytes,
+    ) -> Answered {
+        let none = || ResponseDraft::new(StatusCode::OK, "");
+        let mut draft = exchange.response.take().map_or_else(none, Arc::unwrap_or_clone);
+        let request = &exchange.request;
+        let fitted = fit(&request.method, &request.headers, draft.status, &mut draft.headers);
+        let Ok(Fit::Body { from, to }) = fitted else { return (exchange, draft, streamed) };
+        let body = Body::new(Pipeline::new(vec![stage]), from, to);
+        match body.and_then(|mut body| body.take(&streamed, true)) {
+            Ok(body) => (exchange, draft, body.into()),
+            // The head was sent, so that the client sees an answer that breaks off.
+            Err(Error::Callback(error)) => {
+                if let Ok(fault) = error.downcast::<Fault>() {
+                    self.seen.fault.get_or_insert(*fault);
+                }
+                (exchange, draft, Bytes::new())
+            }
+            Err(_) => (exchange, draft, Bytes::new()),
         }
     }
 
@@ -145,7 +176,9 @@ impl Life {
         exchange.error = Some(info);
         let (mut exchange, own) = match self.hook(Hook::Error, exchange).await {
             Next::Answer(exchange, answer) => (exchange, answer),
-            Next::Continue(exchange) | Next::Broken(exchange) => (exchange, page),
+            Next::Continue(exchange) | Next::Transform(exchange, _) | Next::Broken(exchange) => {
+                (exchange, page)
+            }
         };
         exchange.error = None;
         // A filter that faults on the page of a failure must not hide the failure.
@@ -154,7 +187,7 @@ impl Life {
         }
         exchange.response = Some(Arc::new(own.clone()));
         match self.hook(Hook::Response, exchange).await {
-            Next::Continue(mut exchange) => {
+            Next::Continue(mut exchange) | Next::Transform(mut exchange, _) => {
                 let edited = exchange.response.take().map_or(own, Arc::unwrap_or_clone);
                 (exchange, edited, Bytes::new())
             }
@@ -168,7 +201,7 @@ impl Life {
             return Next::Continue(exchange);
         }
         let stage = Arc::clone(&self.stage);
-        let Run { exchange, outcome, figures } =
+        let Run { exchange, outcome, figures, body } =
             run(&self.script, hook, exchange, stage, self.limits).await;
         let label = match &outcome {
             Outcome::Continue => "continue",
@@ -177,7 +210,10 @@ impl Life {
         };
         self.seen.hooks.push((hook, label, figures));
         match outcome {
-            Outcome::Continue => Next::Continue(exchange),
+            Outcome::Continue => match body {
+                Some(stage) => Next::Transform(exchange, stage),
+                None => Next::Continue(exchange),
+            },
             Outcome::Answer(answer) => Next::Answer(exchange, answer),
             Outcome::Fault(fault) => {
                 self.seen.fault.get_or_insert(*fault);

@@ -38,6 +38,7 @@ fn exchange() -> Exchange {
         headers,
         body: ResponseBody::Untouched,
         from: From::Origin,
+        transforms: Vec::new(),
     };
     exchange.response = Some(Arc::new(response));
     let (kind, message) = ("connect".into(), "no endpoint".into());

@@ -1,0 +1,36 @@
+//! Bodies that change as they stream by: stages, each of which takes pieces and gives pieces.
+//!
+//! Pure: it knows no HTTP message, no script and no proxy. What comes out never depends on where
+//! the pieces were cut, and what a stage holds back has a named bound.
+
+mod affix;
+mod body;
+mod chunks;
+mod coding;
+mod error;
+mod html;
+mod message;
+mod pipeline;
+mod text;
+
+pub use affix::{Append, Prepend};
+pub use body::Body;
+pub use chunks::{Chunks, OnChunk};
+pub use coding::Coding;
+pub use error::Error;
+pub use html::{Element, Html, HtmlError, Markup, OnElement, OnText, Place, Rule};
+pub use message::{Fit, Obstacle, fit};
+pub use pipeline::{Pipeline, Stage};
+pub use text::ReplaceText;
+
+/// What a callback decided about what it was shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict<T> {
+    /// It stays, byte for byte.
+    Keep,
+    Replace(T),
+    Drop,
+}
+
+/// What a callback fails with; the stage fails with it.
+pub type CallbackError = Box<dyn std::error::Error + Send + Sync>;
