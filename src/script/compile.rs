@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, ParseErrorType, Position,
+    Scope, Stmt,
 };
-use rhai::{ParseErrorType, packages::Package, packages::StandardPackage};
 
 use super::api::{self, Facts};
 use super::caches::Pool;
@@ -311,7 +311,6 @@ pub(super) fn freeze(engine: &mut Engine, constants: &Scope) {
 
 fn new_engine(facts: &Arc<Facts>) -> Engine {
     let mut engine = Engine::new_raw();
-    engine.register_global_module(StandardPackage::new().as_shared_module());
     api::register(&mut engine);
     engine.set_default_tag(api::tag_for_load(facts));
     engine
