@@ -219,12 +219,16 @@ impl Load {
             let message = error.0.to_string();
             let hint = match error.0.as_ref() {
                 ParseErrorType::VariableUndefined(name) => {
-                    let names = scope.iter().map(|(name, ..)| name).collect::<Vec<_>>();
-                    let near = nearest(name, names.into_iter());
-                    near.map(|near| format!("did you mean {near}?"))
+                    let constants = scope.iter().map(|(name, ..)| name).collect::<Vec<_>>();
+                    nearest(name, constants.into_iter().chain(["req", "res", "err"]))
+                        .map(str::to_owned)
+                }
+                ParseErrorType::ModuleUndefined(name) => {
+                    nearest(name, api::modules()).map(str::to_owned)
                 }
                 _ => None,
             };
+            let hint = hint.map(|near| format!("did you mean {near}?"));
             vec![self.problem(error.1, message).with_hint(hint)]
         })?;
         ast.set_source(self.file.display().to_string());

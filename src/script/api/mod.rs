@@ -144,6 +144,11 @@ pub fn register(engine: &mut Engine) {
     }
 }
 
+/// Names before `::`.
+pub fn modules() -> impl Iterator<Item = &'static str> {
+    MODULES.named.iter().map(|(name, _)| *name)
+}
+
 /// Everything documented, for the reference and the test of examples.
 pub fn docs() -> &'static [table::Doc] {
     &MODULES.docs

@@ -29,13 +29,13 @@ pub fn area(table: &mut Table) {
         .example(r#"time::parse_http_date("Thu, 01 Jan 1970 00:00:10 GMT") == 10"#)
         .function("time::rfc3339(unix)", "As 1970-01-01T00:00:00Z.", rfc3339)
         .example(r#"time::rfc3339(951782400) == "2000-02-29T00:00:00Z""#)
-        .function("sleep(seconds)", "Suspends this script; nobody else waits.", |c: NativeCallContext, s: i64| {
-            sleep(&c, &s.into())
-        })
+        .function(
+            "sleep(seconds)",
+            "Suspends this script; nobody else waits.",
+            |c: NativeCallContext, s: i64| sleep(&c, &s.into()),
+        )
         .example("sleep(0.001); true")
-        .overload("sleep(seconds)", |c: NativeCallContext, s: f64| {
-            sleep(&c, &s.into())
-        });
+        .overload("sleep(seconds)", |c: NativeCallContext, s: f64| sleep(&c, &s.into()));
 }
 
 fn since_epoch(context: &NativeCallContext) -> Outcome<Duration> {
