@@ -8,9 +8,15 @@ mod body;
 mod chunks;
 mod coding;
 mod error;
+mod events;
 mod html;
+mod json;
+mod lines;
 mod message;
 mod pipeline;
+mod regex;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use affix::{Append, Prepend};
@@ -18,9 +24,13 @@ pub use body::Body;
 pub use chunks::{Chunks, OnChunk};
 pub use coding::Coding;
 pub use error::Error;
+pub use events::{Event, Events, OnEvent};
 pub use html::{Element, Html, HtmlError, Markup, OnElement, OnText, Place, Rule};
+pub use json::{Document, Json, OnJson, Value};
+pub use lines::{Lines, OnLine};
 pub use message::{Fit, Obstacle, fit};
 pub use pipeline::{Pipeline, Stage};
+pub use regex::{Groups, OnMatch, RegexError, Replacement, ReplaceRegex};
 pub use text::ReplaceText;
 
 /// What a callback decided about what it was shown.
