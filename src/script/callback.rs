@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, FnPtr, GlobalRuntimeState, NativeCallContext, Position};
 
-use super::api::{Given, verdict};
+use super::api::{Given, State, verdict};
 use super::compile::Script;
 use super::exchange::ResponseDraft;
 use super::fault::{Cause, Fault};
@@ -46,6 +46,13 @@ impl Callback {
         ));
         let returned = self.function.call_raw(&context, None, arguments);
         returned.map_err(CallbackError::from)
+    }
+
+    /// Tells the filter's log.
+    pub fn warn(&self, message: &str) -> Result<(), CallbackError> {
+        let state = State::of_tag(&self.scene.global.tag).map_err(CallbackError::from)?;
+        state.host().map_err(CallbackError::from)?.log(log::Level::Warn, message, &[]);
+        Ok(())
     }
 
     /// Calls it, and reads its verdict.

@@ -7,7 +7,9 @@ mod cookies;
 mod crypto;
 mod ctx;
 mod definitions;
+mod document;
 mod encoding;
+mod events;
 mod fetch;
 mod hashing;
 mod headers;
@@ -40,7 +42,7 @@ pub use definitions::definitions;
 pub use fetch::{granted, seconds};
 pub use objects::{Objects, Request, Response};
 pub use reference::reference;
-pub use state::{Facts, tag_for_load, tag_for_run, wait};
+pub use state::{Facts, State, tag_for_load, tag_for_run, wait};
 pub use table::Doc;
 pub use transforms::{Given, verdict};
 
@@ -88,6 +90,8 @@ fn table() -> table::Table {
         .kind::<url::Url>("Url")
         .kind::<html_rewriter::Rewriter>("HtmlRewriter")
         .kind::<html_rewriter::ElementHandle>("Element")
+        .kind::<events::EventHandle>("Event")
+        .kind::<document::Json>("Json")
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
@@ -95,6 +99,8 @@ fn table() -> table::Table {
     body::area(&mut table);
     transforms::area(&mut table);
     html_rewriter::area(&mut table);
+    events::area(&mut table);
+    document::area(&mut table);
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);

@@ -63,7 +63,12 @@ pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>, ctx: Ctx, given: Giv
 
 impl State {
     pub fn of(context: &NativeCallContext) -> Outcome<Self> {
-        let state = context.tag().and_then(|tag| tag.read_lock::<Self>().map(|s| s.clone()));
+        let none = || fail("unavailable", "no run is going on");
+        context.tag().ok_or_else(none).and_then(Self::of_tag)
+    }
+
+    pub fn of_tag(tag: &Dynamic) -> Outcome<Self> {
+        let state = tag.read_lock::<Self>().map(|state| state.clone());
         state.ok_or_else(|| fail("unavailable", "no run is going on"))
     }
 
