@@ -1,0 +1,85 @@
+//! What outlives requests and reloads: the store behind `kv`, rate limits, counters, locks; and
+//! the lists that configurations name.
+//!
+//! It knows no scripts: grants are checked before it is asked.
+
+mod counters;
+mod dict;
+mod disk;
+mod ipset;
+mod keys;
+mod limiter;
+mod lists;
+mod locks;
+mod memory;
+mod store;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+pub use counters::Counters;
+pub use dict::{Dict, Value};
+pub use disk::{Disk, OpenError};
+pub use ipset::IpSet;
+pub use limiter::{Decision, Limiters};
+pub use lists::{Bad, ListError, Lists, Live};
+pub use locks::{Held, LockError, Locks};
+pub use memory::Memory;
+pub use store::{BoxFuture, Page, Put, Store, StoreError, When, check_key};
+
+use crate::config::Config;
+use crate::config::state::State as Declared;
+use crate::telemetry::metrics::Metrics;
+
+/// All of it, for one process.
+pub struct State {
+    /// None where the configuration has no store.
+    pub store: Option<Arc<dyn Store>>,
+    pub limiters: Limiters,
+    pub counters: Counters,
+    pub locks: Locks,
+}
+
+impl State {
+    /// Opens the store that the configuration names, if it names one.
+    pub fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, OpenError> {
+        let store = match &config.state.store {
+            Some(store) => {
+                Some(Arc::new(Disk::open(&store.path.value, store.cache, metrics)?) as _)
+            }
+            None => None,
+        };
+        Ok(Self::with(store, metrics))
+    }
+
+    /// Nothing on disk: for tests.
+    pub fn in_memory(metrics: &Arc<Metrics>) -> Self {
+        Self::with(Some(Arc::new(Memory::default())), metrics)
+    }
+
+    fn with(store: Option<Arc<dyn Store>>, metrics: &Arc<Metrics>) -> Self {
+        Self {
+            store,
+            limiters: Limiters::new(Arc::clone(metrics)),
+            counters: Counters::default(),
+            locks: Locks::default(),
+        }
+    }
+
+    /// Forgets what the configuration no longer has. Entries of the store stay.
+    pub fn retain(&self, declared: &Declared) {
+        let limits = declared.rate_limits.iter().map(|limit| limit.name.as_str());
+        self.limiters.retain(&limits.collect::<HashSet<_>>());
+        self.counters.retain(&declared.counters);
+    }
+
+    /// Everything acknowledged is on disk; from here on the store answers no more.
+    pub fn close(&self) {
+        if let Some(store) = &self.store {
+            store.close();
+        }
+    }
+}
