@@ -18,6 +18,7 @@ use crate::script::{
     Hook, Host, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
+use crate::state::State;
 use crate::telemetry::handles::RunCost;
 use crate::telemetry::trace::TraceContext;
 use crate::upstream::client::{Client, ClientError, ClientRequest, Target};
@@ -79,6 +80,7 @@ pub async fn run_hook(
         filter: Arc::clone(filter),
         snapshot: Arc::clone(&facts.snapshot),
         client: Arc::clone(&shared.client),
+        state: Arc::clone(&shared.state),
         trace: facts.trace,
         request: Arc::clone(&exchange.request),
     };
@@ -153,6 +155,7 @@ struct Hands {
     filter: Arc<FilterState>,
     snapshot: Arc<Snapshot>,
     client: Arc<Client>,
+    state: Arc<State>,
     trace: TraceContext,
     request: Arc<RequestDraft>,
 }
@@ -185,6 +188,10 @@ impl Host for Hands {
         let (filter, request) = (&self.filter.config.name, &self.request);
         let (id, route) = (&request.id, &request.route);
         log::log!(target: "filter", level, "{filter} request {id} route {route}: {message}{fields}");
+    }
+
+    fn state(&self) -> &Arc<State> {
+        &self.state
     }
 }
 

@@ -23,6 +23,7 @@ use super::imports::{Imported, Imports};
 use super::lint::{Lint, nearest};
 use super::meter::{LIVE_FIBERS, Limits};
 use crate::config::filters::Filter;
+use crate::state::Lists;
 
 /// What the top level of a script may use while it is loaded.
 const LOAD_LIMITS: Limits = Limits {
@@ -86,22 +87,26 @@ impl Script {
     }
 }
 
-/// Reads and checks a filter's script.
-pub fn compile(filter: &Filter) -> Result<Script, Vec<Diagnostic>> {
+/// Reads and checks a filter's script; `lists` holds what it was granted of them.
+pub fn compile(filter: &Filter, lists: &Lists) -> Result<Script, Vec<Diagnostic>> {
     let source = std::fs::read_to_string(&filter.script).map_err(|error| {
         let message = format!("this script cannot be read: {error}");
         vec![Diagnostic::at(&filter.script, "", Position::NONE, message)]
     })?;
-    compile_source(filter, source)
+    compile_source(filter, lists, source)
 }
 
 /// As [`compile`], with the text at hand; imports are still read from the script's folder.
-pub(super) fn compile_source(filter: &Filter, source: String) -> Result<Script, Vec<Diagnostic>> {
+pub(super) fn compile_source(
+    filter: &Filter,
+    lists: &Lists,
+    source: String,
+) -> Result<Script, Vec<Diagnostic>> {
     let file = filter.script.clone();
     let one = |message: String| vec![Diagnostic::at(&file, "", Position::NONE, message)];
     let load = Load {
         file: file.clone(),
-        facts: Arc::new(Facts::of(filter)),
+        facts: Arc::new(Facts::of(filter, lists)),
         imports: Imports::of(&filter.script),
         source,
     };

@@ -20,6 +20,8 @@ use super::host::{FakeHost, FetchError, FetchErrorKind, FetchResponse};
 use super::meter::Limits;
 use super::run::{Outcome, Run, run};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
+use crate::config::state::Grants;
+use crate::state::Lists;
 
 type Told<T> = Result<T, Box<EvalAltResult>>;
 
@@ -112,7 +114,7 @@ impl Bench {
     /// response through `on_response`.
     fn request(&self, script: &str, given: &Map, settings: &Map) -> Told<Map> {
         let filter = filter_of(self.folder.join(script), settings)?;
-        let script = compile(&filter).map_err(|diagnostics| {
+        let script = compile(&filter, &Lists::default()).map_err(|diagnostics| {
             told(diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         })?;
         let (script, host) = (Arc::new(script), Arc::new(host_of(given)?));
@@ -175,6 +177,7 @@ fn filter_of(script: PathBuf, settings: &Map) -> Told<Filter> {
             timeout: std::time::Duration::from_secs(5),
             max_body: 1 << 20,
         },
+        state: Grants::default(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
     })

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
+
+use crate::state::State;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -17,6 +20,9 @@ pub trait Host: Send + Sync {
     -> BoxFuture<'static, Result<FetchResponse, FetchError>>;
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]);
+
+    /// What outlives the request: the store, limits, counters, locks.
+    fn state(&self) -> &Arc<State>;
 }
 
 #[derive(Debug, Clone)]
@@ -88,12 +94,25 @@ impl FetchErrorKind {
 pub type LogLine = (log::Level, String, Vec<(String, String)>);
 
 /// A host for tests: prepared answers after a delay, and what was asked and logged.
-#[derive(Default)]
 pub struct FakeHost {
     pub answers: Mutex<VecDeque<Result<FetchResponse, FetchError>>>,
     pub delay: Duration,
     pub fetched: Mutex<Vec<FetchRequest>>,
     pub logged: Mutex<Vec<LogLine>>,
+    /// In memory; several hosts may share one.
+    pub state: Arc<State>,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self {
+            answers: Mutex::default(),
+            delay: Duration::ZERO,
+            fetched: Mutex::default(),
+            logged: Mutex::default(),
+            state: Arc::new(State::in_memory()),
+        }
+    }
 }
 
 impl FakeHost {
@@ -125,5 +144,9 @@ impl Host for FakeHost {
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]) {
         self.logged.lock().push((level, message.to_owned(), fields.to_vec()));
+    }
+
+    fn state(&self) -> &Arc<State> {
+        &self.state
     }
 }

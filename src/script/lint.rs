@@ -5,6 +5,7 @@ mod closures;
 mod constants;
 mod grants;
 mod members;
+mod names;
 mod results;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ impl Lint<'_> {
         self.constants(ast, &mut found);
         self.namespaces(ast, &mut found);
         self.grants(ast, &mut found);
+        self.names(ast, &mut found);
         self.members(ast, &mut found);
         self.results(ast, &mut found);
         self.catches(ast, &mut found);
@@ -40,6 +42,7 @@ impl Lint<'_> {
     pub fn check_grants(&self, ast: &AST) -> Vec<Diagnostic> {
         let mut found = Vec::new();
         self.grants(ast, &mut found);
+        self.names(ast, &mut found);
         found
     }
 
@@ -50,6 +53,7 @@ impl Lint<'_> {
         self.closures(ast, &mut found);
         self.constants(ast, &mut found);
         self.grants(ast, &mut found);
+        self.names(ast, &mut found);
         self.catches(ast, &mut found);
         found
     }

@@ -17,6 +17,7 @@ use crate::config::upstreams::MAX_RETRIES;
 use crate::config::{Config, Input};
 use crate::listen::BindError;
 use crate::snapshot::{Shared, Snapshot};
+use crate::state::{OpenError, State};
 use crate::telemetry::access_log::Format;
 use crate::telemetry::access_log::{AccessLog, AccessLogError, Target};
 use crate::telemetry::metrics::Metrics;
@@ -32,6 +33,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    #[error(transparent)]
+    Store(#[from] OpenError),
     #[error("metrics: {0}")]
     Metrics(String),
 }
@@ -55,10 +58,11 @@ pub fn run(
     let access_log = open_access_log(&config.access_log, &metrics)?;
     let fixed = reload::Fixed::of(&config);
     let files = files::Files::of(&config);
+    let state = State::open(&config, &metrics)?;
     let snapshot =
         Snapshot::build(config, input.file(), &metrics, None).map_err(StartError::Problems)?;
     metrics.reloaded(true);
-    let shared = Arc::new(Shared::new(snapshot, metrics, access_log));
+    let shared = Arc::new(Shared::new(snapshot, metrics, state, access_log));
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
     server.bootstrap();
@@ -67,6 +71,7 @@ pub fn run(
     server.add_service(service::Service::new(Arc::clone(&listeners), bindings, Arc::new(announce)));
     let signals = signals::Signals::new(Arc::clone(&listeners));
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    shared.state.close();
     if let Some(log) = &*shared.access_log.load() {
         log.flush();
     }

@@ -66,6 +66,7 @@ impl<T: Default> Keys<T> {
         (use_it(value), forgotten)
     }
 
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock()).map(|s| s.young.len() + s.old.len()).sum()
     }

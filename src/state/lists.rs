@@ -69,7 +69,7 @@ struct Stamps {
 
 /// Where a list comes from.
 #[derive(Debug, Clone, PartialEq)]
-struct Source {
+pub(super) struct Source {
     file: Option<PathBuf>,
     networks: Vec<IpNet>,
 }
@@ -82,8 +82,8 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// Made of a file's text, whose name ends so.
-trait List: Sized {
+/// What a source becomes.
+pub(super) trait List: Sized {
     fn read(source: &Source) -> Result<Self, Bad>;
 }
 

@@ -52,18 +52,18 @@ impl State {
             }
             None => None,
         };
-        Ok(Self::with(store, metrics))
+        Ok(Self::with(store, Some(Arc::clone(metrics))))
     }
 
-    /// Nothing on disk: for tests.
-    pub fn in_memory(metrics: &Arc<Metrics>) -> Self {
-        Self::with(Some(Arc::new(Memory::default())), metrics)
+    /// Nothing on disk, and nobody counts: for tests.
+    pub fn in_memory() -> Self {
+        Self::with(Some(Arc::new(Memory::default())), None)
     }
 
-    fn with(store: Option<Arc<dyn Store>>, metrics: &Arc<Metrics>) -> Self {
+    fn with(store: Option<Arc<dyn Store>>, metrics: Option<Arc<Metrics>>) -> Self {
         Self {
             store,
-            limiters: Limiters::new(Arc::clone(metrics)),
+            limiters: Limiters::new(metrics),
             counters: Counters::default(),
             locks: Locks::default(),
         }

@@ -10,6 +10,9 @@ mod fetch;
 mod hashing;
 mod headers;
 mod json;
+mod kv;
+mod limits;
+mod lists;
 mod logging;
 mod negotiate;
 mod objects;
@@ -30,6 +33,7 @@ mod url;
 
 pub use convert::handle_in;
 pub use fetch::{granted, shown};
+pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run};
@@ -74,6 +78,11 @@ fn table() -> table::Table {
         .kind::<secret::Handle>("Secret")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
+        .kind::<kv::Kv>("Kv")
+        .kind::<limits::Counter>("Counter")
+        .kind::<limits::Lock>("Lock")
+        .kind::<lists::Dict>("Dict")
+        .kind::<lists::IpSet>("IpSet")
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
@@ -84,6 +93,9 @@ fn table() -> table::Table {
     client::area(&mut table);
     ctx::area(&mut table);
     fetch::area(&mut table);
+    kv::area(&mut table);
+    limits::area(&mut table);
+    lists::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);
     hashing::area(&mut table);

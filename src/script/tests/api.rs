@@ -62,7 +62,7 @@ async fn every_entry_of_the_reference_has_an_example_that_is_true() {
         );
         let host =
             FakeHost::default().answering(StatusCode::OK, "1").answering(StatusCode::OK, "2");
-        let script = match compile_source(&filter(), source) {
+        let script = match compile_source(&filter(), &lists(), source) {
             Ok(script) => Arc::new(script),
             Err(problems) => {
                 bad.push(problems[0].to_string());
@@ -125,6 +125,10 @@ impl Host for Stuck {
     }
 
     fn log(&self, _: log::Level, _: &str, _: &[(String, String)]) {}
+
+    fn state(&self) -> &Arc<crate::state::State> {
+        unreachable!("these scripts keep nothing")
+    }
 }
 
 #[tokio::test]
