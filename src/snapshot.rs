@@ -85,6 +85,9 @@ impl Snapshot {
     ) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::new(file);
         let upstreams = build_upstreams(&config, metrics, previous, &mut problems);
+        if let Some(store) = &config.state.store {
+            check_store(store, &mut problems);
+        }
         let before = previous.map(|snapshot| &snapshot.lists);
         let lists = Lists::load(&config.state, before).map_err(|errors| {
             errors.into_iter().for_each(|error| problems.push(list_problem(error, file)));
@@ -168,6 +171,17 @@ fn build_filters(
         }
     }
     built
+}
+
+/// The file is made when the program starts, but not its folder.
+fn check_store(store: &config::state::Store, problems: &mut Problems) {
+    let path = &store.path.value;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        store.path.problem(problems, format!("{} is not a folder", folder.display()), None);
+    } else if path.is_dir() {
+        store.path.problem(problems, format!("{} is a folder", path.display()), None);
+    }
 }
 
 /// A problem in a list's text stands there, one with its file where it is configured.

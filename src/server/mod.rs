@@ -58,9 +58,9 @@ pub fn run(
     let access_log = open_access_log(&config.access_log, &metrics)?;
     let fixed = reload::Fixed::of(&config);
     let files = files::Files::of(&config);
-    let state = State::open(&config, &metrics)?;
     let snapshot =
         Snapshot::build(config, input.file(), &metrics, None).map_err(StartError::Problems)?;
+    let state = State::open(&snapshot.state, &metrics)?;
     metrics.reloaded(true);
     let shared = Arc::new(Shared::new(snapshot, metrics, state, access_log));
 

@@ -69,7 +69,7 @@ struct Stamps {
 
 /// Where a list comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Source {
+pub struct Source {
     file: Option<PathBuf>,
     networks: Vec<IpNet>,
 }
@@ -83,7 +83,7 @@ struct Stamp {
 }
 
 /// What a source becomes.
-pub(super) trait List: Sized {
+pub trait List: Sized {
     fn read(source: &Source) -> Result<Self, Bad>;
 }
 

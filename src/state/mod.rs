@@ -30,7 +30,6 @@ pub use locks::{Held, LockError, Locks};
 pub use memory::Memory;
 pub use store::{BoxFuture, Page, Put, Store, StoreError, When, check_key};
 
-use crate::config::Config;
 use crate::config::state::State as Declared;
 use crate::telemetry::metrics::Metrics;
 
@@ -45,8 +44,8 @@ pub struct State {
 
 impl State {
     /// Opens the store that the configuration names, if it names one.
-    pub fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, OpenError> {
-        let store = match &config.state.store {
+    pub fn open(declared: &Declared, metrics: &Arc<Metrics>) -> Result<Self, OpenError> {
+        let store = match &declared.store {
             Some(store) => {
                 Some(Arc::new(Disk::open(&store.path.value, store.cache, metrics)?) as _)
             }

@@ -69,13 +69,13 @@ async fn entries_end_and_leave_room() {
         let of = namespace("a");
         let large = "x".repeat(900);
         for n in 0..10 {
-            let brief = Put { ttl: Some(Duration::from_millis(40)), ..put(&n.to_string(), &large) };
+            let brief = Put { ttl: Some(Duration::from_secs(1)), ..put(&n.to_string(), &large) };
             assert_eq!(store.put(&of, brief).await, Ok(true));
         }
         let full = store.put(&of, put("more", &large)).await;
         assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
         assert_eq!(store.put(&of, put("1", "small")).await, Ok(true), "an overwrite frees");
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        tokio::time::sleep(Duration::from_millis(1050)).await;
         assert_eq!(get(store, &of, "0").await, None);
         assert_eq!(get(store, &of, "1").await.as_deref(), Some("small"), "it has no end any more");
         assert_eq!(store.put(&of, put("more", &large)).await, Ok(true), "the others are gone");
