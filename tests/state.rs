@@ -55,8 +55,16 @@ fn a_reload_forgets_nothing_and_a_restart_not_what_is_in_the_store() {
     assert_eq!(site.get("/get?key=a").text(), "1");
     assert_eq!(site.get("/count").text(), "2");
     assert_eq!(site.get("/limit").text(), "false", "the request before the reload counts");
-    assert_eq!(site.metric(r#"selvedge_rate_limit_requests_total{limit="few",outcome="refused"}"#), Some(1.0));
-    assert_eq!(site.metric(r#"selvedge_kv_operations_total{namespace="notes",operation="put",outcome="ok"}"#), Some(1.0));
+    assert_eq!(
+        site.metric(r#"selvedge_rate_limit_requests_total{limit="few",outcome="refused"}"#),
+        Some(1.0)
+    );
+    assert_eq!(
+        site.metric(
+            r#"selvedge_kv_operations_total{namespace="notes",operation="put",outcome="ok"}"#
+        ),
+        Some(1.0)
+    );
     assert_eq!(site.metric(r#"selvedge_kv_bytes{namespace="notes"}"#), Some(66.0));
 
     site.configure(keeping(&STORE.replace("state.redb", "other.redb")));

@@ -15,13 +15,12 @@ use super::api::convert::to_json;
 use super::compile::{Script, compile};
 use super::exchange::{Exchange, From, ResponseBody, ResponseDraft};
 use super::fault::text_of;
+use super::harness_state;
 use super::hooks::Hook;
 use super::host::{FakeHost, FetchError, FetchErrorKind, FetchResponse};
 use super::meter::Limits;
 use super::run::{Outcome, Run, run};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
-use crate::config::state::Grants;
-use crate::state::Lists;
 
 type Told<T> = Result<T, Box<EvalAltResult>>;
 
@@ -85,6 +84,7 @@ fn engine(file: &Path, runtime: &Arc<tokio::runtime::Runtime>) -> Engine {
     engine.register_fn("request", move |script: &str, given: Map, settings: Map| {
         with_settings.request(script, &given, &settings)
     });
+    harness_state::register(&mut engine);
     engine.register_fn("assert", |holds: bool, message: &str| -> Told<()> {
         if holds { Ok(()) } else { Err(told(format!("assertion failed: {message}"))) }
     });
@@ -114,7 +114,7 @@ impl Bench {
     /// response through `on_response`.
     fn request(&self, script: &str, given: &Map, settings: &Map) -> Told<Map> {
         let filter = filter_of(self.folder.join(script), settings)?;
-        let script = compile(&filter, &Lists::default()).map_err(|diagnostics| {
+        let script = compile(&filter, &harness_state::lists(settings)?).map_err(|diagnostics| {
             told(diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         })?;
         let (script, host) = (Arc::new(script), Arc::new(host_of(given)?));
@@ -156,7 +156,8 @@ impl Bench {
 
 /// The filter's configuration: `settings` may hold `config`, `secrets` and `fetch`.
 fn filter_of(script: PathBuf, settings: &Map) -> Told<Filter> {
-    known(settings, "a filter's settings", &["config", "secrets", "fetch"])?;
+    let keys = [&["config", "secrets", "fetch"][..], &harness_state::SETTINGS[..]].concat();
+    known(settings, "a filter's settings", &keys)?;
     let config = settings.get("config").map(to_json).transpose()?;
     let mut secrets = std::collections::BTreeMap::new();
     for (name, value) in map_in(settings, "secrets") {
@@ -177,7 +178,7 @@ fn filter_of(script: PathBuf, settings: &Map) -> Told<Filter> {
             timeout: std::time::Duration::from_secs(5),
             max_body: 1 << 20,
         },
-        state: Grants::default(),
+        state: harness_state::grants(settings)?,
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
     })
@@ -188,7 +189,7 @@ fn origin_of(text: &str) -> Told<Origin> {
 }
 
 fn exchange_of(given: &Map) -> Told<Exchange> {
-    let keys = ["method", "path", "host", "headers", "ip", "response", "fetches"];
+    let keys = ["method", "path", "host", "headers", "ip", "response", "fetches", "state"];
     known(given, "a request", &keys)?;
     let mut exchange = Exchange::for_test();
     let request = Arc::make_mut(&mut exchange.request);
@@ -235,7 +236,8 @@ fn empty(status: StatusCode) -> ResponseDraft {
 
 /// Answers to fetches, in their order: `#{ status, headers, body }` or `#{ error: kind }`.
 fn host_of(given: &Map) -> Told<FakeHost> {
-    let host = FakeHost::default();
+    let state = given.get("state").map(harness_state::of).transpose()?;
+    let host = FakeHost { state: state.unwrap_or_default(), ..FakeHost::default() };
     for fetch in array_in(given, "fetches") {
         let fetch =
             fetch.try_cast::<Map>().ok_or_else(|| told("fetches: a list of maps".into()))?;

@@ -94,6 +94,7 @@ impl FetchErrorKind {
 pub type LogLine = (log::Level, String, Vec<(String, String)>);
 
 /// A host for tests: prepared answers after a delay, and what was asked and logged.
+#[derive(Default)]
 pub struct FakeHost {
     pub answers: Mutex<VecDeque<Result<FetchResponse, FetchError>>>,
     pub delay: Duration,
@@ -101,18 +102,6 @@ pub struct FakeHost {
     pub logged: Mutex<Vec<LogLine>>,
     /// In memory; several hosts may share one.
     pub state: Arc<State>,
-}
-
-impl Default for FakeHost {
-    fn default() -> Self {
-        Self {
-            answers: Mutex::default(),
-            delay: Duration::ZERO,
-            fetched: Mutex::default(),
-            logged: Mutex::default(),
-            state: Arc::new(State::in_memory()),
-        }
-    }
 }
 
 impl FakeHost {

@@ -10,6 +10,7 @@ mod exchange;
 mod fault;
 mod fiber;
 mod harness;
+mod harness_state;
 mod hooks;
 mod host;
 mod imports;

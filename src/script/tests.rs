@@ -411,7 +411,7 @@ fn what_is_wrong_is_found_at_load_with_its_place() {
     let cases = [
         ("fn on_reqest(req) { }", "on_request"),
         ("fn on_request() { }", "on_request(req)"),
-        ("fn on_request(req) { kv(\"a\").get(\"b\"); }", "not part of this version"),
+        ("fn on_request(req) { cache(\"a\"); }", "not part of this version"),
         ("fn on_request(req) { metrics::count(\"a\"); }", ""),
         ("fn on_request(req) { respnse(200) }", "response"),
         ("fn on_request(req) { hash::sha265(\"a\") }", "hash::sha256"),

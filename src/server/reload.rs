@@ -53,7 +53,9 @@ impl Listeners {
     fn swap(&self, files: &mut Files) -> Reloaded {
         let config = self.input.load()?;
         if Fixed::of(&config) != self.fixed {
-            return Err(self.problem("the admin and metrics addresses and the store change at a restart only"));
+            return Err(self.problem(
+                "the admin and metrics addresses and the store change at a restart only",
+            ));
         }
         let listeners = config.listeners.clone();
         let access_log = config.access_log.clone();

@@ -28,7 +28,9 @@ impl Dict {
 
     pub fn from_json(text: &str) -> Result<Self, Bad> {
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
-            .map_err(|error| Bad::at(error.line(), error.column(), format!("no JSON object: {error}")))?;
+            .map_err(|error| {
+                Bad::at(error.line(), error.column(), format!("no JSON object: {error}"))
+            })?;
         let entries = object.into_iter().map(|(key, value)| {
             let value = match value {
                 serde_json::Value::String(text) => Value::Text(text.into()),
@@ -84,7 +86,8 @@ fn record(text: &str) -> Result<(Vec<String>, &str, usize), String> {
             None => {
                 let end = rest.find([',', '\n']).unwrap_or(rest.len());
                 let (field, rest) = rest.split_at(end);
-                let field = if rest.starts_with(',') { field } else { field.trim_end_matches('\r') };
+                let field =
+                    if rest.starts_with(',') { field } else { field.trim_end_matches('\r') };
                 (field.to_owned(), rest)
             }
         };
@@ -141,8 +144,7 @@ mod tests {
             "\u{feff}a,1\r\n\r\n\"b,c\",\"x \"\"y\"\"\nz\"\n\nd,\n\"e\",\"5\"\r\nlast,6",
         )
         .expect("good");
-        let expected =
-            [("a", "1"), ("b,c", "x \"y\"\nz"), ("d", ""), ("e", "5"), ("last", "6")];
+        let expected = [("a", "1"), ("b,c", "x \"y\"\nz"), ("d", ""), ("e", "5"), ("last", "6")];
         for (key, value) in expected {
             assert_eq!(text(&dict, key).as_deref(), Some(value), "{key}");
         }

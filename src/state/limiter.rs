@@ -107,7 +107,11 @@ impl Spent {
         let full_at = self.full_at.clamp(now, now.saturating_add(whole)).saturating_add(each);
         let over = (full_at - now).saturating_sub(whole);
         if over > 0 {
-            return Decision { allowed: false, remaining: 0, retry_after: Duration::from_nanos(over) };
+            return Decision {
+                allowed: false,
+                remaining: 0,
+                retry_after: Duration::from_nanos(over),
+            };
         }
         self.full_at = full_at;
         let left = (whole - (full_at - now)) / each;
@@ -180,9 +184,8 @@ mod tests {
                     }
                 }
             }
-            let worst = |from: &u64| {
-                taken.iter().filter(|at| (*from..*from + 2000).contains(*at)).count()
-            };
+            let worst =
+                |from: &u64| taken.iter().filter(|at| (*from..*from + 2000).contains(*at)).count();
             let worst = taken.iter().map(worst).max();
             assert!(worst <= Some(most as usize), "{worst:?} of {most}");
             // Ten windows, of which each may start up to a 64th late.
@@ -206,10 +209,8 @@ mod tests {
 
     #[test]
     fn a_lowered_limit_counts_what_was() {
-        let (five, two) = (
-            limit(5, 1000, Algorithm::SlidingWindow),
-            limit(2, 1000, Algorithm::SlidingWindow),
-        );
+        let (five, two) =
+            (limit(5, 1000, Algorithm::SlidingWindow), limit(2, 1000, Algorithm::SlidingWindow));
         let mut spent = Spent::default();
         for at in 0..5 {
             assert!(allowed(&mut spent, &five, at * 100));

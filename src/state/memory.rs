@@ -61,9 +61,7 @@ impl Store for Memory {
     fn delete(&self, namespace: &Arc<Namespace>, key: String) -> Answer<bool> {
         let mut entries = self.0.lock();
         let entries = Self::alive(&mut entries);
-        answer(
-            check_key(&key).map(|()| entries.remove(&(namespace.name.clone(), key)).is_some()),
-        )
+        answer(check_key(&key).map(|()| entries.remove(&(namespace.name.clone(), key)).is_some()))
     }
 
     fn list(&self, namespace: &Arc<Namespace>, page: Page) -> Answer<Vec<String>> {

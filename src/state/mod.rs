@@ -42,6 +42,13 @@ pub struct State {
     pub locks: Locks,
 }
 
+/// Nothing on disk, and nobody counts: for tests.
+impl Default for State {
+    fn default() -> Self {
+        Self::with(Some(Arc::new(Memory::default())), None)
+    }
+}
+
 impl State {
     /// Opens the store that the configuration names, if it names one.
     pub fn open(declared: &Declared, metrics: &Arc<Metrics>) -> Result<Self, OpenError> {
@@ -52,11 +59,6 @@ impl State {
             None => None,
         };
         Ok(Self::with(store, Some(Arc::clone(metrics))))
-    }
-
-    /// Nothing on disk, and nobody counts: for tests.
-    pub fn in_memory() -> Self {
-        Self::with(Some(Arc::new(Memory::default())), None)
     }
 
     fn with(store: Option<Arc<dyn Store>>, metrics: Option<Arc<Metrics>>) -> Self {

@@ -51,7 +51,8 @@ async fn namespaces_are_apart_and_conditions_hold() {
         let absent = |value| Put { when: When::Absent, ..put("k", value) };
         assert_eq!(store.put(&a, absent("2")).await, Ok(false));
         assert_eq!(store.put(&b, absent("2")).await, Ok(true));
-        let equal = |of: &'static str, value| Put { when: When::Equal(of.into()), ..put("k", value) };
+        let equal =
+            |of: &'static str, value| Put { when: When::Equal(of.into()), ..put("k", value) };
         assert_eq!(store.put(&a, equal("0", "3")).await, Ok(false));
         assert_eq!(store.put(&a, equal("1", "3")).await, Ok(true));
         assert_eq!(get(store, &a, "k").await.as_deref(), Some("3"));
@@ -120,7 +121,10 @@ async fn what_is_too_large_is_refused() {
         }
         let refused = store.put(&of, put("k", &"v".repeat(1001))).await;
         assert!(matches!(refused, Err(StoreError::TooLarge { .. })), "{refused:?}");
-        assert_eq!(store.put(&of, put(&"k".repeat(LONGEST_KEY), &"v".repeat(1000))).await, Ok(true));
+        assert_eq!(
+            store.put(&of, put(&"k".repeat(LONGEST_KEY), &"v".repeat(1000))).await,
+            Ok(true)
+        );
     })
     .await;
 }

@@ -72,7 +72,6 @@ fn get(dict: &mut Dict, key: &str) -> Dynamic {
 }
 
 fn contains(set: &mut IpSet, ip: &str) -> Outcome<bool> {
-    let address: IpAddr =
-        ip.parse().map_err(|_| invalid(format!("\"{ip}\" is not an address")))?;
+    let address: IpAddr = ip.parse().map_err(|_| invalid(format!("\"{ip}\" is not an address")))?;
     Ok(set.0.read(|set| set.contains(address)))
 }

@@ -41,7 +41,10 @@ impl Facts {
     }
 }
 
-fn granted<T>(names: &BTreeSet<String>, all: &BTreeMap<String, Arc<T>>) -> BTreeMap<String, Arc<T>> {
+fn granted<T>(
+    names: &BTreeSet<String>,
+    all: &BTreeMap<String, Arc<T>>,
+) -> BTreeMap<String, Arc<T>> {
     let found = names.iter().filter_map(|name| Some((name.clone(), Arc::clone(all.get(name)?))));
     found.collect()
 }

@@ -57,7 +57,6 @@ fn what_is_kept_and_not_granted_is_found_with_its_place() {
         ("lock(\"rooms\")", "did you mean room?", 8),
         ("dict(\"code\")", "did you mean codes?", 8),
         ("ipset(\"all\")", "under this filter's ipsets: all", 9),
-        ("kv(\"users\").set(\"a\", 1)", "set", 15),
     ];
     for (call, expected, column) in cases {
         refused(&format!("fn on_request(req) {{\n  {call};\n}}"), expected, (2, column));

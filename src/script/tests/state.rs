@@ -23,7 +23,7 @@ fn kind_of(call: &str) -> String {
 
 #[tokio::test]
 async fn wrong_calls_are_caught_by_their_kind() {
-    let state = Arc::new(State::in_memory());
+    let state = Arc::new(State::default());
     let long = "let long = \"x\"; for i in 0..11 { long += long; }";
     for (call, kind) in [
         (r#"let name = "users2"; kv(name)"#, "denied"),
@@ -59,20 +59,24 @@ async fn wrong_calls_are_caught_by_their_kind() {
 
 #[tokio::test]
 async fn what_is_kept_outlives_the_request() {
-    let state = Arc::new(State::in_memory());
+    let state = Arc::new(State::default());
     for expected in ["true 1 true", "false 2 true", "false 3 false"] {
         let body = r#"let first = kv("users").put_if_absent("k", "v");
             `${first} ${counter("visits").add(1)} ${rate_limit("few", req.client.ip).allowed}`"#;
         assert_eq!(told(&state, body).await, expected);
     }
     assert_eq!(told(&state, r#"rate_limit("few", "other").allowed"#).await, "true");
-    let refused = told(&state, r#"let r = rate_limit("few", req.client.ip); `${r.remaining} ${r.retry_after}`"#).await;
+    let refused = told(
+        &state,
+        r#"let r = rate_limit("few", req.client.ip); `${r.remaining} ${r.retry_after}`"#,
+    )
+    .await;
     assert_eq!(refused, "0 60");
 }
 
 #[tokio::test]
 async fn a_lock_ends_with_its_hook() {
-    let state = Arc::new(State::in_memory());
+    let state = Arc::new(State::default());
     told(&state, r#"let held = lock("room"); "held""#).await;
     let both = (
         told(&state, r#"let held = lock("room", #{ wait: 0.5 }); sleep(0.05); "one""#),
