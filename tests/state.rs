@@ -5,12 +5,14 @@
 mod peers;
 mod support;
 
+use std::collections::HashMap;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use peers::{Folder, PLAIN, Site, get, origin, request, until};
 use support::client::{Client, exchange};
+use support::proxy::Proxy;
 
 const KEEP: &str = r#"
 fn on_request(req) {
@@ -121,6 +123,28 @@ fn what_was_acknowledged_survives_a_crash() {
             assert_eq!(site.get(&format!("/get?key={key}")).text(), key, "round {round}");
         }
     }
+}
+
+#[test]
+fn a_full_disk_takes_no_writes_and_forgets_nothing() {
+    let folder = folder();
+    let file = folder.write("selvedge.yaml", keeping(STORE));
+    // A file may have 4 MiB; without the signal's default, writing more is an error as on a full disk.
+    let mut limited = Command::new("sh");
+    let script =
+        format!("trap '' XFSZ; ulimit -f 8192; exec {} \"$@\"", env!("CARGO_BIN_EXE_selvedge"));
+    limited.args(["-c", &script, "sh"]);
+    let proxy = Proxy::start_by(limited, &file, &HashMap::new()).expect("starts");
+    let site = Site { folder, proxy };
+    let put = |key: usize| site.get(&format!("/put?key={key}&value={}", "x".repeat(8000))).status;
+    let kept = (0..2000).take_while(|key| put(*key) == 201).count();
+    assert!((100..2000).contains(&kept), "{kept} were kept");
+    site.logged("the store ");
+    for key in [0, kept / 2, kept - 1] {
+        let path = format!("/get?key={key}");
+        until("it is readable again", || site.get(&path).text().len() == 8000);
+    }
+    assert_eq!(site.get("/count").status, 200, "all else goes on");
 }
 
 #[test]

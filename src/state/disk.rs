@@ -3,24 +3,20 @@
 //! One thread writes: what waits together becomes durable together, and is answered after that.
 //! Reads have other threads, which never wait for the writer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
-use redb::Database;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::store::{
-    Answer, LONGEST_PAGE, Page, Put, Store, StoreError, check_key, check_put, now_ms,
-};
-use super::tables::{self, Reading, Writing};
+use super::store::{Answer, LONGEST_PAGE, Page, Put, Store, StoreError, check_key, check_put};
+use super::threads::{Asked, Change, Core, Job, Query, Read, Write};
 use crate::config::state::Namespace;
-use crate::telemetry::log::RateLimited;
 use crate::telemetry::metrics::Metrics;
 
 /// Threads that read. Two, so that a read that waits for the disk does not hold up all others.
@@ -31,13 +27,7 @@ const READS_WAITING: usize = 4096;
 const WRITES_WAITING: usize = 4096;
 /// Bytes of values that wait to be written.
 const BYTES_WAITING: usize = 64 << 20;
-/// Writes in one transaction.
-const BATCH: usize = 512;
-/// How often expired entries are dropped, and a file that failed is opened anew.
-const REST: Duration = Duration::from_secs(1);
-
 const BEHIND: StoreError = StoreError::Unavailable("the store is behind: too much waits for it");
-const FAILED: StoreError = StoreError::Unavailable("the store's disk fails");
 const CLOSED: StoreError = StoreError::Unavailable("the store is closed");
 
 /// Why the file cannot be used.
@@ -57,62 +47,9 @@ pub struct Disk {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What the threads share.
-struct Core {
-    path: PathBuf,
-    cache: usize,
-    /// None after a failure, until it was opened anew.
-    database: RwLock<Option<Database>>,
-    /// A read failed: the writer opens the file anew.
-    broken: AtomicBool,
-    bytes_waiting: AtomicUsize,
-    metrics: Arc<Metrics>,
-    failures_logged: RateLimited,
-}
-
-enum Job<T> {
-    Do(T),
-    Close,
-}
-
-struct Write {
-    namespace: Arc<Namespace>,
-    what: Change,
-    asked: Asked<bool>,
-}
-
-enum Change {
-    Put(Put),
-    Delete(String),
-}
-
-struct Read {
-    namespace: Arc<Namespace>,
-    what: Query,
-}
-
-enum Query {
-    Get(String, Asked<Option<Bytes>>),
-    List(Page, Asked<Vec<String>>),
-}
-
-/// Who waits for the answer, and since when.
-struct Asked<T> {
-    reply: oneshot::Sender<Result<T, StoreError>>,
-    since: Instant,
-}
-
 impl Disk {
     pub fn open(path: &Path, cache: usize, metrics: &Arc<Metrics>) -> Result<Self, OpenError> {
-        let core = Arc::new(Core {
-            path: path.to_owned(),
-            cache,
-            database: RwLock::new(Some(open_file(path, cache)?)),
-            broken: AtomicBool::new(false),
-            bytes_waiting: AtomicUsize::new(0),
-            metrics: Arc::clone(metrics),
-            failures_logged: RateLimited::new(1),
-        });
+        let core = Arc::new(Core::open(path, cache, metrics)?);
         core.show_sizes();
         let mut threads = Vec::with_capacity(1 + READERS);
         let (writes, jobs) = sync_channel(WRITES_WAITING);
@@ -215,19 +152,6 @@ fn spawn(
     })
 }
 
-fn open_file(path: &Path, cache: usize) -> Result<Database, OpenError> {
-    let shown = || path.display().to_string();
-    let failed = |cause: redb::Error| OpenError::Failed { path: shown(), cause: cause.into() };
-    let mut builder = Database::builder();
-    builder.set_cache_size(cache).set_repair_callback(|_| log::info!("the store is repaired"));
-    let database = builder.create(path).map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: shown() },
-        error => failed(error.into()),
-    })?;
-    tables::prepare(&database).map_err(failed)?;
-    Ok(database)
-}
-
 fn ask<T: Send + 'static>() -> (Asked<T>, Answer<T>) {
     let (reply, answer) = oneshot::channel();
     let answer = Box::pin(async move { answer.await.unwrap_or(Err(CLOSED)) });
@@ -242,170 +166,5 @@ fn refusal<T>(error: &std::sync::mpsc::TrySendError<T>) -> StoreError {
     match error {
         std::sync::mpsc::TrySendError::Full(_) => BEHIND,
         std::sync::mpsc::TrySendError::Disconnected(_) => CLOSED,
-    }
-}
-
-impl Change {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Put(_) => "put",
-            Self::Delete(_) => "delete",
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Put(put) => put.key.len() + put.value.len(),
-            Self::Delete(key) => key.len(),
-        }
-    }
-}
-
-/// On the store's own threads, which may block.
-impl Core {
-    fn write_loop(&self, jobs: &Receiver<Job<Write>>) {
-        loop {
-            let mut batch = Vec::new();
-            let mut next = match jobs.recv_timeout(REST) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let mut closing = false;
-            while let Some(job) = next.take() {
-                match job {
-                    Job::Do(write) => batch.push(write),
-                    Job::Close => closing = true,
-                }
-                if batch.len() < BATCH && !closing {
-                    next = jobs.try_recv().ok();
-                }
-            }
-            self.write_all(batch);
-            if closing {
-                return;
-            }
-        }
-    }
-
-    /// Carries out a batch, and answers when it is on disk.
-    fn write_all(&self, batch: Vec<Write>) {
-        if self.broken.swap(false, Relaxed) {
-            *self.database.write() = None;
-        }
-        if self.database.read().is_none() {
-            self.open_anew();
-        }
-        let done = match &*self.database.read() {
-            Some(database) => self.transact(database, &batch),
-            None => Ok(batch.iter().map(|_| Err(FAILED)).collect()),
-        };
-        let results = done.unwrap_or_else(|error| {
-            self.tell(&error);
-            *self.database.write() = None;
-            batch.iter().map(|_| Err(FAILED)).collect()
-        });
-        for (write, result) in batch.into_iter().zip(results) {
-            self.bytes_waiting.fetch_sub(write.what.bytes(), Relaxed);
-            let held = |done: &bool| if *done { "ok" } else { "refused" };
-            self.answer(&write.namespace, write.what.name(), write.asked, result, held);
-        }
-    }
-
-    fn transact(
-        &self,
-        database: &Database,
-        batch: &[Write],
-    ) -> Result<Vec<Result<bool, StoreError>>, redb::Error> {
-        let now = now_ms();
-        if batch.is_empty() && !tables::is_due(database, now)? {
-            return Ok(Vec::new());
-        }
-        let writing = Writing::begin(database)?;
-        writing.sweep(now)?;
-        let mut results = Vec::with_capacity(batch.len());
-        for Write { namespace, what, .. } in batch {
-            results.push(match what {
-                Change::Put(put) => writing.put(namespace, put, now)?,
-                Change::Delete(key) => Ok(writing.delete(&namespace.name, key, now)?),
-            });
-        }
-        writing.commit()?;
-        self.show_sizes_of(database)?;
-        Ok(results)
-    }
-
-    fn read_loop(&self, jobs: &Receiver<Job<Read>>) {
-        while let Ok(Job::Do(Read { namespace, what })) = jobs.recv() {
-            match what {
-                Query::Get(key, asked) => {
-                    let found = self.reading(|r| r.get(&namespace.name, &key, now_ms()));
-                    let held = |found: &Option<_>| if found.is_some() { "ok" } else { "absent" };
-                    self.answer(&namespace, "get", asked, found, held);
-                }
-                Query::List(page, asked) => {
-                    let found = self.reading(|r| r.list(&namespace.name, &page, now_ms()));
-                    self.answer(&namespace, "list", asked, found, |_| "ok");
-                }
-            }
-        }
-    }
-
-    fn reading<T>(
-        &self,
-        read: impl FnOnce(&Reading) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        let database = self.database.read();
-        let database = database.as_ref().ok_or(FAILED)?;
-        Reading::begin(database).and_then(|reading| read(&reading)).map_err(|error| {
-            self.tell(&error);
-            self.broken.store(true, Relaxed);
-            FAILED
-        })
-    }
-
-    fn answer<T>(
-        &self,
-        namespace: &Namespace,
-        operation: &'static str,
-        asked: Asked<T>,
-        result: Result<T, StoreError>,
-        outcome: impl FnOnce(&T) -> &'static str,
-    ) {
-        let outcome = result.as_ref().map_or_else(StoreError::kind, outcome);
-        let metrics = self.metrics.namespace(&namespace.name);
-        metrics.operation(operation, outcome, asked.since.elapsed());
-        // Whoever asked may be gone.
-        let _ = asked.reply.send(result);
-    }
-
-    /// After a failure redb refuses all else until then.
-    fn open_anew(&self) {
-        match open_file(&self.path, self.cache) {
-            Ok(database) => {
-                log::info!("the store {} is open again", self.path.display());
-                *self.database.write() = Some(database);
-            }
-            Err(error) => self.tell(&error),
-        }
-    }
-
-    fn tell(&self, error: &dyn std::error::Error) {
-        if self.failures_logged.admit().is_some() {
-            log::error!("the store {}: {error}", self.path.display());
-        }
-    }
-
-    fn show_sizes(&self) {
-        if let Some(Err(error)) = self.database.read().as_ref().map(|db| self.show_sizes_of(db)) {
-            self.tell(&error);
-        }
-    }
-
-    fn show_sizes_of(&self, database: &Database) -> Result<(), redb::Error> {
-        for (namespace, size) in Reading::begin(database)?.sizes()? {
-            self.metrics.namespace_bytes(&namespace, size);
-        }
-        Ok(())
     }
 }

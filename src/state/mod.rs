@@ -16,6 +16,7 @@ mod store;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::collections::HashSet;
 use std::sync::Arc;
