@@ -245,3 +245,61 @@ routes: [{{ name: all, match: {{}}, filters: [look], respond: {{}} }}]
     site.reloaded(&config);
     assert_eq!(site.get("/").text(), "3 true", "at once, by a reload");
 }
+
+/// A browser with the cookie of the waiting room.
+struct Visitor<'s>(&'s Site, Option<String>);
+
+impl Visitor<'_> {
+    fn visits(&mut self) -> u16 {
+        let cookie = self.1.as_ref().map(|cookie| format!("Cookie: {cookie}\r\n"));
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", cookie.unwrap_or_default());
+        let response = exchange(self.0.address("public"), request.as_bytes()).expect("answers");
+        let set = response.values("set-cookie").concat();
+        self.1 = set.split(';').next().filter(|cookie| !cookie.is_empty()).map(str::to_owned);
+        if response.status == 503 {
+            assert_eq!(response.values("refresh"), ["2"]);
+        }
+        response.status
+    }
+}
+
+/// SP-009.
+#[test]
+fn a_waiting_room_lets_the_earliest_in_when_a_place_is_free() {
+    let seen = origin("[{}]");
+    let folder = Folder::new();
+    folder.write("key", "a secret");
+    let root = env!("CARGO_MANIFEST_DIR");
+    let config = format!(
+        "{PLAIN}
+upstreams: {{ o: {{ endpoints: [{{ address: \"{}\" }}] }} }}
+state: {{ store: {{ path: state.redb }}, kv: {{ room: {{}} }}, locks: [room] }}
+filters:
+  room:
+    script: {root}/scripts/waiting_room.rhai
+    kv: {{ room: read_write }}
+    locks: [room]
+    secrets: {{ waiting_room: {{ file: key }} }}
+routes: [{{ name: all, match: {{}}, filters: [room], upstream: o }}]
+",
+        seen.address
+    );
+    let site = Site::start_in(folder, config);
+    let mut visitors: Vec<_> = (0..7).map(|_| Visitor(&site, None)).collect();
+    let statuses: Vec<u16> = visitors.iter_mut().map(Visitor::visits).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 503, 503]);
+    assert_eq!(seen.take().len(), 5, "the origin saw no other");
+    // Four stay; the place of the first one lapses.
+    let until_lapsed = std::time::Instant::now() + Duration::from_millis(3200);
+    while std::time::Instant::now() < until_lapsed {
+        assert!(visitors[1..5].iter_mut().all(|visitor| visitor.visits() == 200));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(visitors[6].visits(), 503, "an earlier one waits");
+    assert_eq!(visitors[5].visits(), 200, "the earliest one is let in");
+    assert_eq!(visitors[6].visits(), 503);
+    let inside = visitors[5].1.clone().expect("a cookie");
+    let mut forged = Visitor(&site, Some(format!("{inside}0")));
+    assert_eq!(forged.visits(), 503, "a changed cookie is none");
+    assert_eq!(visitors[0].visits(), 503, "who lapsed waits anew");
+}

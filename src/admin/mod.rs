@@ -1,5 +1,7 @@
 //! For operators: health, readiness, reload and state on one address, metrics on another.
 
+mod kv;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,11 +49,16 @@ impl ServeHttp for Operators {
         }
         let head = session.req_header();
         let local = conn.as_ref().is_some_and(|conn| conn.peer.ip().is_loopback());
-        let mut response = match self.face {
-            Face::Admin => refused(head, local).unwrap_or_else(|| self.admin(head)),
-            Face::Metrics => self.metrics(head),
+        let no_body = head.method == Method::HEAD;
+        let mut response = match (self.face, refused(head, local)) {
+            (Face::Metrics, _) => self.metrics(head),
+            (Face::Admin, Some(refusal)) => refusal,
+            (Face::Admin, None) if head.uri.path().starts_with(kv::PATH) => {
+                kv::respond(&self.shared, session).await
+            }
+            (Face::Admin, None) => self.admin(head),
         };
-        if head.method == Method::HEAD {
+        if no_body {
             response.body_mut().clear();
         }
         if let Some(conn) = &conn {
@@ -82,7 +89,7 @@ impl Operators {
             ("/reload", _) => not_allowed("POST"),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /healthz /readyz /config /routes /upstreams, POST /reload\n",
+                "GET /healthz /readyz /config /routes /upstreams /kv/NAMESPACE/KEY, POST /reload\n",
             ),
         }
     }
