@@ -18,7 +18,7 @@ use crate::config::service::Limits;
 use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Router};
-use crate::script::{Diagnostic, Hook, Script, compile};
+use crate::script::{Diagnostic, Hook, KeySets, Script, compile};
 use crate::state::{ListError, Lists, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
@@ -253,6 +253,8 @@ pub struct Shared {
     pub client: Arc<Client>,
     /// What filters keep.
     pub state: Arc<State>,
+    /// What filters fetched of issuers' keys.
+    pub key_sets: Arc<KeySets>,
     /// Whether new requests are wanted: false before all listeners serve, and in a drain.
     pub ready: AtomicBool,
     /// The series of requests that no route took.
@@ -281,6 +283,7 @@ impl Shared {
             metrics,
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
+            key_sets: Arc::default(),
             ready: AtomicBool::new(false),
             health: Mutex::default(),
         }

@@ -17,7 +17,7 @@ const FILES: [(&str, &str); 6] = [
     ("conf/demo.key", include_str!("../../conf/demo.key")),
     ("scripts/auth.rhai", include_str!("../../scripts/auth.rhai")),
     ("scripts/ab.rhai", include_str!("../../scripts/ab.rhai")),
-    ("scripts/merge.rhai", include_str!("../../scripts/merge.rhai")),
+    ("scripts/aggregate.rhai", include_str!("../../scripts/aggregate.rhai")),
     ("scripts/security_headers.rhai", include_str!("../../scripts/security_headers.rhai")),
 ];
 /// Where `conf/demo.yaml` expects its origins.

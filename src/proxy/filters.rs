@@ -15,7 +15,7 @@ use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
-    Hook, Host, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
+    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::state::State;
@@ -81,6 +81,7 @@ pub async fn run_hook(
         snapshot: Arc::clone(&facts.snapshot),
         client: Arc::clone(&shared.client),
         state: Arc::clone(&shared.state),
+        key_sets: Arc::clone(&shared.key_sets),
         trace: facts.trace,
         request: Arc::clone(&exchange.request),
     };
@@ -156,6 +157,7 @@ struct Hands {
     snapshot: Arc<Snapshot>,
     client: Arc<Client>,
     state: Arc<State>,
+    key_sets: Arc<KeySets>,
     trace: TraceContext,
     request: Arc<RequestDraft>,
 }
@@ -192,6 +194,15 @@ impl Host for Hands {
 
     fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    fn key_sets(&self) -> &KeySets {
+        &self.key_sets
+    }
+
+    fn upstream_healthy(&self, name: &str) -> Option<bool> {
+        let upstream = self.snapshot.upstreams.get(name)?;
+        Some(upstream.pool.members().iter().any(|member| member.endpoint.healthy()))
     }
 }
 

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 
+use super::crypto::KeySets;
 use crate::state::State;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -23,6 +24,22 @@ pub trait Host: Send + Sync {
 
     /// What outlives the request: the store, limits, counters, locks.
     fn state(&self) -> &Arc<State>;
+
+    /// Fetched keys, which outlive the run.
+    fn key_sets(&self) -> &KeySets;
+
+    /// Whether an upstream has a healthy endpoint; none for a name that is not configured.
+    fn upstream_healthy(&self, name: &str) -> Option<bool>;
+
+    /// The time of day; a test's stands still.
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// Random bytes, of the operating system; a test's follow from a seed.
+    fn random(&self, bytes: &mut [u8]) -> Result<(), String> {
+        getrandom::fill(bytes).map_err(|error| error.to_string())
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -102,6 +119,7 @@ pub struct FakeHost {
     pub logged: Mutex<Vec<LogLine>>,
     /// In memory; several hosts may share one.
     pub state: Arc<State>,
+    pub key_sets: KeySets,
 }
 
 impl FakeHost {
@@ -137,5 +155,13 @@ impl Host for FakeHost {
 
     fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    fn key_sets(&self) -> &KeySets {
+        &self.key_sets
+    }
+
+    fn upstream_healthy(&self, _: &str) -> Option<bool> {
+        Some(true)
     }
 }

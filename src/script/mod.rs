@@ -5,6 +5,7 @@
 mod api;
 mod caches;
 mod compile;
+mod crypto;
 mod diagnostic;
 mod exchange;
 mod fault;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use api::reference;
 pub use compile::{Script, compile};
+pub use crypto::KeySets;
 pub use diagnostic::Diagnostic;
 pub use exchange::{
     CertInfo, Client, Ctx, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,

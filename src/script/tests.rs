@@ -13,6 +13,7 @@ use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
 use crate::state::{Lists, Live};
 
 mod api;
+mod crypto;
 mod hostile;
 mod lint;
 mod state;

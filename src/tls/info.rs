@@ -1,8 +1,8 @@
 //! What a finished handshake says of a connection.
 
 use data_encoding::HEXLOWER;
+use ring::digest::{SHA256, digest};
 use rustls::{ProtocolVersion, ServerConnection};
-use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
@@ -69,7 +69,7 @@ impl ClientCert {
             san: names::alternative_names(&certificate),
             issuer: certificate.issuer().to_string(),
             serial: HEXLOWER.encode(certificate.raw_serial()),
-            fingerprint: HEXLOWER.encode(&Sha256::digest(der)),
+            fingerprint: HEXLOWER.encode(digest(&SHA256, der).as_ref()),
         })
     }
 }

@@ -176,7 +176,7 @@ impl Client {
     ) -> Result<ClientResponse, ClientError> {
         loop {
             let (mut session, reused) = self.connect(peer, address).await?;
-            let head = match exchange::send(&mut session, peer, request).await {
+            let head = match Box::pin(exchange::send(&mut session, peer, request)).await {
                 Ok(()) => exchange::receive_head(&mut session, peer).await,
                 Err(error) => Err(error),
             };
@@ -184,7 +184,8 @@ impl Client {
                 Err(ClientError::Broken(_)) if reused && request.method.is_idempotent() => {}
                 Err(error) => return Err(error),
                 Ok((status, headers)) => {
-                    return self.finish(session, peer, request, (status, headers)).await;
+                    let head = (status, headers);
+                    return Box::pin(self.finish(session, peer, request, head)).await;
                 }
             }
         }
@@ -212,7 +213,8 @@ impl Client {
         peer: &HttpPeer,
         address: SocketAddr,
     ) -> Result<(HttpSession, bool), ClientError> {
-        let session = self.connector.get_http_session(peer).await;
+        // Boxed, so that a request that waits for its answer does not hold the room for this.
+        let session = Box::pin(self.connector.get_http_session(peer)).await;
         let (session, reused) =
             session.map_err(|source| ClientError::Connect { address, source })?;
         // Where the handshake does not agree on HTTP/2, Pingora goes on with HTTP/1.1.

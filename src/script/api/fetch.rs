@@ -11,12 +11,13 @@ use rhai::{Array, Dynamic, Map, NativeCallContext};
 
 use super::convert::{bytes_of, to_json};
 use super::objects::{Response, headers_of};
+use super::redirects;
 use super::state::{State, wait};
 use super::table::Table;
 use super::{Outcome, fail, invalid};
 use crate::config::filters::{Fetch, Origin};
 use crate::script::exchange::{From as Made, ResponseBody, ResponseDraft};
-use crate::script::host::{BoxFuture, FetchError, FetchRequest, FetchResponse};
+use crate::script::host::{BoxFuture, FetchError, FetchErrorKind, FetchRequest, FetchResponse};
 
 pub type Fetched = Result<FetchResponse, FetchError>;
 pub type Running = BoxFuture<'static, Fetched>;
@@ -29,8 +30,8 @@ pub fn area(table: &mut Table) {
     table
         .function(
             "fetch(url, options)",
-            "Fetches and waits. Options: method, headers, body, json, form, timeout (seconds). \
-             `fetch.max` counts all hooks of one request.",
+            "Fetches and waits. Options: method, headers, body, json, form, timeout (seconds), \
+             redirect (`manual`, or `follow` within the grant). `fetch.max` counts all hooks of one request.",
             |c: NativeCallContext, url: &str, options: Map| fetch(&c, url, &options),
         )
         .overload("fetch(url)", |c: NativeCallContext, url: &str| fetch(&c, url, &Map::new()))
@@ -68,23 +69,49 @@ pub fn response(fetched: FetchResponse) -> Response {
 /// Checks the grants, then asks the host.
 pub fn begin(context: &NativeCallContext, url: &str, options: &Map) -> Outcome<Running> {
     let state = State::of(context)?;
-    let host = state.host()?.clone();
-    let grant = &state.facts().fetch;
-    let request = request_of(grant, url, options)?;
-    if !state.take_fetch() {
-        return Err(fail(
-            "limit",
-            format!("this filter may start {} fetches for one request", grant.max),
-        ));
+    state.host()?;
+    let request = request_of(&state.facts().fetch, url, options)?;
+    let follows = follows(options)?;
+    let first = start(&state, request.clone()).map_err(|error| raised(&error))?;
+    if !follows {
+        return Ok(first);
     }
     let timeout = request.timeout;
-    let running = host.fetch(request);
-    Ok(Box::pin(async move {
+    Ok(within(
+        timeout,
+        Box::pin(async move { redirects::follow(state, request, first.await).await }),
+    ))
+}
+
+fn follows(options: &Map) -> Outcome<bool> {
+    match options.get("redirect").map(ToString::to_string).as_deref() {
+        None | Some("manual") => Ok(false),
+        Some("follow") => Ok(true),
+        Some(_) => Err(invalid("redirect is follow or manual")),
+    }
+}
+
+/// Counts a granted fetch, and starts it.
+pub fn start(state: &State, request: FetchRequest) -> Result<Running, FetchError> {
+    let error = |kind, message| FetchError { kind, message };
+    let Ok(host) = state.host() else {
+        return Err(error(FetchErrorKind::Unavailable, "no run is going on".into()));
+    };
+    if !state.take_fetch() {
+        let most = state.facts().fetch.max;
+        let message = format!("this filter may start {most} fetches for one request");
+        return Err(error(FetchErrorKind::Limit, message));
+    }
+    Ok(within(request.timeout, host.fetch(request)))
+}
+
+fn within(timeout: Duration, running: Running) -> Running {
+    Box::pin(async move {
         tokio::time::timeout(timeout, running).await.unwrap_or_else(|_| {
-            let kind = crate::script::host::FetchErrorKind::Timeout;
-            Err(FetchError { kind, message: format!("no response within {timeout:?}") })
+            let message = format!("no response within {timeout:?}");
+            Err(FetchError { kind: FetchErrorKind::Timeout, message })
         })
-    }))
+    })
 }
 
 fn request_of(grant: &Fetch, url: &str, options: &Map) -> Outcome<FetchRequest> {
@@ -116,7 +143,7 @@ fn request_of(grant: &Fetch, url: &str, options: &Map) -> Outcome<FetchRequest> 
                 bodies += 1;
                 set_body(&mut request, name, value)?;
             }
-            "url" => {}
+            "url" | "redirect" => {}
             _ => return Err(invalid(format!("fetch has no option {name}"))),
         }
     }

@@ -1,11 +1,9 @@
 //! Hashes, HMAC, and comparison in constant time.
 
 use data_encoding::HEXLOWER;
-use hmac::{Hmac, Mac};
-use md5::Md5;
+use md5::{Digest, Md5};
 use rhai::Dynamic;
-use sha1::{Digest, Sha1};
-use sha2::{Sha256, Sha512};
+use ring::{digest, hmac};
 use subtle::ConstantTimeEq;
 use xxhash_rust::xxh64::xxh64;
 
@@ -17,13 +15,13 @@ use super::{Outcome, invalid};
 pub fn area(table: &mut Table) {
     table.area("Hashes");
     table
-        .function("hash::sha1(data)", "In hex.", digest::<Sha1>)
+        .function("hash::sha1(data)", "In hex; not for security.", sha1)
         .example(r#"hash::sha1("abc").starts_with("a9993e36")"#)
-        .function("hash::sha256(data)", "In hex.", digest::<Sha256>)
+        .function("hash::sha256(data)", "In hex.", sha256)
         .example(r#"hash::sha256("abc").starts_with("ba7816bf")"#)
-        .function("hash::sha512(data)", "In hex.", digest::<Sha512>)
+        .function("hash::sha512(data)", "In hex.", sha512)
         .example(r#"hash::sha512("abc").starts_with("ddaf35a1")"#)
-        .function("hash::md5(data)", "In hex; not for security.", digest::<Md5>)
+        .function("hash::md5(data)", "In hex; not for security.", md5)
         .example(r#"hash::md5("") == "d41d8cd98f00b204e9800998ecf8427e""#)
         .function("hash::xxh(data)", "64 bits in hex; fast, not for security.", |d: Dynamic| {
             bytes_of(&d).map(|bytes| format!("{:016x}", xxh64(&bytes, 0)))
@@ -43,8 +41,24 @@ pub fn area(table: &mut Table) {
         .example(r#"crypto::equal("a", "a") && !crypto::equal("a", "b")"#);
 }
 
-fn digest<D: Digest>(data: Dynamic) -> Outcome<String> {
-    Ok(HEXLOWER.encode(&D::digest(bytes_of(&data)?)))
+fn hex_digest(algorithm: &'static digest::Algorithm, data: &Dynamic) -> Outcome<String> {
+    Ok(HEXLOWER.encode(digest::digest(algorithm, &bytes_of(data)?).as_ref()))
+}
+
+fn sha1(data: Dynamic) -> Outcome<String> {
+    hex_digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &data)
+}
+
+fn sha256(data: Dynamic) -> Outcome<String> {
+    hex_digest(&digest::SHA256, &data)
+}
+
+fn sha512(data: Dynamic) -> Outcome<String> {
+    hex_digest(&digest::SHA512, &data)
+}
+
+fn md5(data: Dynamic) -> Outcome<String> {
+    Ok(HEXLOWER.encode(&Md5::digest(bytes_of(&data)?)))
 }
 
 fn bucket(id: &str, salt: &str, buckets: i64) -> Outcome<i64> {
@@ -56,23 +70,21 @@ fn bucket(id: &str, salt: &str, buckets: i64) -> Outcome<i64> {
     Ok(i64::try_from(bucket).unwrap_or(i64::MAX))
 }
 
-fn mac<M: Mac + hmac::digest::KeyInit>(key: &Dynamic, data: &Dynamic) -> Outcome<String> {
-    let mac = <M as Mac>::new_from_slice(&key_of(key)?);
-    let mut mac = mac.map_err(|_| invalid("not a key"))?;
-    mac.update(&bytes_of(data)?);
-    Ok(HEXLOWER.encode(&mac.finalize().into_bytes()))
+fn mac(algorithm: hmac::Algorithm, key: &Dynamic, data: &Dynamic) -> Outcome<String> {
+    let key = hmac::Key::new(algorithm, &key_of(key)?);
+    Ok(HEXLOWER.encode(hmac::sign(&key, &bytes_of(data)?).as_ref()))
 }
 
 fn mac_sha1(key: Dynamic, data: Dynamic) -> Outcome<String> {
-    mac::<Hmac<Sha1>>(&key, &data)
+    mac(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &key, &data)
 }
 
 fn mac_sha256(key: Dynamic, data: Dynamic) -> Outcome<String> {
-    mac::<Hmac<Sha256>>(&key, &data)
+    mac(hmac::HMAC_SHA256, &key, &data)
 }
 
 fn mac_sha512(key: Dynamic, data: Dynamic) -> Outcome<String> {
-    mac::<Hmac<Sha512>>(&key, &data)
+    mac(hmac::HMAC_SHA512, &key, &data)
 }
 
 fn equal(a: Dynamic, b: Dynamic) -> Outcome<bool> {

@@ -4,12 +4,14 @@ mod body;
 mod client;
 pub(super) mod convert;
 mod cookies;
+mod crypto;
 mod ctx;
 mod encoding;
 mod fetch;
 mod hashing;
 mod headers;
 mod json;
+mod jwt;
 mod kv;
 mod limits;
 mod lists;
@@ -19,6 +21,7 @@ mod objects;
 mod pending;
 mod query;
 mod random;
+mod redirects;
 mod reference;
 mod request;
 mod response;
@@ -29,6 +32,7 @@ mod state;
 mod table;
 mod text;
 mod time;
+mod upstreams;
 mod url;
 
 pub use convert::handle_in;
@@ -76,6 +80,7 @@ fn table() -> table::Table {
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")
+        .kind::<jwt::Jwks>("Jwks")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
         .kind::<kv::Kv>("Kv")
@@ -96,10 +101,13 @@ fn table() -> table::Table {
     kv::area(&mut table);
     limits::area(&mut table);
     lists::area(&mut table);
+    upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);
     hashing::area(&mut table);
     secret::area(&mut table);
+    crypto::area(&mut table);
+    jwt::area(&mut table);
     random::area(&mut table);
     url::area(&mut table);
     text::area(&mut table);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
@@ -34,7 +35,11 @@ impl Facts {
             ipsets: granted(&filter.state.ipsets, &lists.ipsets),
             state: filter.state.clone(),
             name: filter.name.clone(),
-            config: from_json(&filter.config),
+            // Left out, it is a map without names, so that each of them is `()`.
+            config: match &filter.config {
+                serde_json::Value::Null => rhai::Map::new().into(),
+                given => from_json(given),
+            },
             secrets: filter.secrets.clone(),
             fetch: filter.fetch.clone(),
         }
@@ -83,6 +88,20 @@ impl State {
     pub fn host(&self) -> Outcome<&Arc<dyn Host>> {
         let no_host = || fail("unavailable", "not possible while the script is loaded");
         self.0.run.as_ref().map(|(host, _)| host).ok_or_else(no_host)
+    }
+
+    /// The time of day, by the host's clock if there is a host.
+    pub fn now(&self) -> SystemTime {
+        self.0.run.as_ref().map_or_else(SystemTime::now, |(host, _)| host.now())
+    }
+
+    /// Random bytes, from the host if there is one.
+    pub fn random(&self, bytes: &mut [u8]) -> Outcome<()> {
+        let filled = match &self.0.run {
+            Some((host, _)) => host.random(bytes),
+            None => getrandom::fill(bytes).map_err(|error| error.to_string()),
+        };
+        filled.map_err(|error| fail("unavailable", error))
     }
 
     /// Counts one fetch, over all hooks of a request; false when the grant is used up.

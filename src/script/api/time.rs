@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rhai::Dynamic;
+use rhai::{Dynamic, NativeCallContext};
 
 use super::fetch::seconds;
-use super::state::wait;
+use super::state::{State, wait};
 use super::table::Table;
 use super::{Outcome, fail, invalid};
 
@@ -15,8 +15,8 @@ const LAST_SECOND: i64 = 253_402_300_799;
 pub fn area(table: &mut Table) {
     table.area("Time");
     table
-        .function("time::now_ms()", "Milliseconds since 1970.", || {
-            i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
+        .function("time::now_ms()", "Milliseconds since 1970.", |c: NativeCallContext| {
+            since_epoch(&c).map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
         })
         .example("time::now_ms() / 1000 >= time::unix() - 1")
         .function("time::unix()", "Seconds since 1970.", unix)
@@ -36,12 +36,12 @@ pub fn area(table: &mut Table) {
         .overload("sleep(seconds)", |s: f64| sleep(&s.into()));
 }
 
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+fn since_epoch(context: &NativeCallContext) -> Outcome<Duration> {
+    Ok(State::of(context)?.now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-fn unix() -> i64 {
-    i64::try_from(since_epoch().as_secs()).unwrap_or(i64::MAX)
+fn unix(context: NativeCallContext) -> Outcome<i64> {
+    Ok(i64::try_from(since_epoch(&context)?.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn point(unix: i64) -> Outcome<SystemTime> {

@@ -17,7 +17,7 @@ impl Lint<'_> {
                 ("secret", Some(Expr::StringConstant(name, position))) => {
                     found.extend(self.secret(name, *position));
                 }
-                ("fetch" | "fetch_start", Some(url)) => found.extend(self.url(url)),
+                ("fetch" | "fetch_start" | "jwks", Some(url)) => found.extend(self.url(url)),
                 ("fetch_all", Some(Expr::Array(requests, _))) => {
                     found.extend(requests.iter().filter_map(|request| self.request(request)));
                 }

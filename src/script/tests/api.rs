@@ -129,6 +129,14 @@ impl Host for Stuck {
     fn state(&self) -> &Arc<crate::state::State> {
         unreachable!("these scripts keep nothing")
     }
+
+    fn key_sets(&self) -> &KeySets {
+        unreachable!("no test of this host has keys")
+    }
+
+    fn upstream_healthy(&self, _: &str) -> Option<bool> {
+        None
+    }
 }
 
 #[tokio::test]
@@ -324,4 +332,46 @@ async fn a_native_that_panics_is_a_fault_of_its_own_kind() {
     assert_eq!(fault(&run).cause, Cause::Panic);
     assert!(fault(&run).message.contains("as the test wants"), "{}", fault(&run));
     assert_eq!(run.exchange.request.path, "/");
+}
+
+fn moved(host: FakeHost, status: u16, location: &str) -> FakeHost {
+    let mut headers = HeaderMap::new();
+    headers.insert("location", HeaderValue::from_str(location).unwrap());
+    let (status, body) = (StatusCode::from_u16(status).unwrap(), bytes::Bytes::new());
+    host.answers.lock().push_back(Ok(FetchResponse { status, headers, body }));
+    host
+}
+
+#[tokio::test]
+async fn redirects_are_followed_within_the_grant_only() {
+    let ask = |url: &str| {
+        format!(
+            r#"fn on_request(req) {{
+                let options = #{{ method: "POST", json: 1, redirect: "follow", headers: #{{ authorization: "x" }} }};
+                try {{ return Response::text(fetch("{url}", options).text()); }}
+                catch (e) {{ return Response::text(e.kind); }}
+            }}"#
+        )
+    };
+    let host = Arc::new(moved(FakeHost::default(), 302, "/b").answering(StatusCode::OK, "there"));
+    let run = run_with(&ask("http://api/a"), exchange(), host.clone()).await;
+    assert_eq!(body(answer(&run)), "there");
+    let asked = host.fetched.lock().clone();
+    assert_eq!(asked[1].url, "http://api/b");
+    assert_eq!((&asked[1].method, asked[1].body.len()), (&http::Method::GET, 0));
+    assert_eq!(asked[1].headers["authorization"], "x", "the same origin");
+    for elsewhere in
+        ["http://evil/b", "//evil/b", "http://api:81/b", "http://169.254.169.254/", "x:y"]
+    {
+        let host = Arc::new(moved(FakeHost::default(), 307, elsewhere));
+        let run = run_with(&ask("http://api/a"), exchange(), host.clone()).await;
+        assert_eq!(body(answer(&run)), "denied", "{elsewhere}");
+        assert_eq!(host.fetched.lock().len(), 1, "{elsewhere} was asked");
+    }
+    // Each step counts: two may be started here.
+    let host = moved(moved(FakeHost::default(), 302, "/b"), 302, "/c");
+    let run = run_with(&ask("http://api/a"), exchange(), Arc::new(host)).await;
+    assert_eq!(body(answer(&run)), "limit");
+    let run = run_request(r#"fetch("http://api/", #{ redirect: "maybe" }); ()"#).await;
+    assert!(fault(&run).message.contains("redirect is follow or manual"), "{}", fault(&run));
 }

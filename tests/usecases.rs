@@ -1,0 +1,323 @@
+//! Use cases that need more than a case file can say: TLS, many clients, chance. Named by their ids.
+
+#![allow(clippy::disallowed_methods, reason = "tests have threads of their own")]
+
+mod peers;
+mod support;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use peers::{Authority, Folder, PLAIN, Ran, Site, curl, get, origin, raw_origin, read_head, run};
+use support::client::{Client, exchange};
+use support::origin::Origin;
+
+/// A shipped filter's path.
+fn shipped(name: &str) -> String {
+    format!("{}/scripts/{name}.rhai", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The values of a header that an origin saw last; then it has forgotten all.
+fn last(origin: &Origin, name: &str) -> Vec<String> {
+    let seen = origin.take().pop().expect("the origin saw a request");
+    let headers = seen.headers.into_iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+    headers.map(|(_, value)| value).collect()
+}
+
+/// A plain listener and one with TLS, on which clients may show a certificate.
+fn with_tls(rest: &str) -> Site {
+    let folder = Folder::new();
+    Authority::new(&folder, "ca").sign("a.test", &["a.test"]);
+    let clients = Authority::new(&folder, "clients");
+    clients.sign("alice", &["alice.test"]);
+    clients.sign("bob", &["bob.test"]);
+    Authority::new(&folder, "others").sign("mallory", &["alice.test"]);
+    let config = format!(
+        "listeners:\n  \
+           public: {{ address: \"127.0.0.1:0\" }}\n  \
+           tls: {{ address: \"127.0.0.1:0\", tls: {{ certificates: [{{ cert: a.test.crt, key: a.test.key }}], \
+                   client_auth: optional, client_ca: clients.crt }} }}\n{}",
+        rest.replace("FINGERPRINT", &fingerprint(&folder, "alice")),
+    );
+    Site::start_in(folder, config)
+}
+
+/// SHA-256 of a certificate in lower-case hex, by openssl.
+fn fingerprint(folder: &Folder, name: &str) -> String {
+    let file = folder.path(&format!("{name}.crt")).display().to_string();
+    let ran = run("openssl", &["x509", "-in", &file, "-noout", "-fingerprint", "-sha256"]);
+    let (_, hex) = ran.out.trim().split_once('=').expect("a fingerprint");
+    hex.replace(':', "").to_ascii_lowercase()
+}
+
+fn https(site: &Site, path: &str, more: &[&str]) -> Ran {
+    let port = site.address("tls").port();
+    let ca = site.folder.path("ca.crt").display().to_string();
+    let (resolve, url) =
+        (format!("a.test:{port}:127.0.0.1"), format!("https://a.test:{port}{path}"));
+    let args = ["--cacert", &ca, "--resolve", &resolve, "-w", "\n%{http_code}", &url];
+    curl(&[&args[..], more].concat())
+}
+
+#[test]
+fn ac_008_a_certificate_is_an_identity() {
+    let origin = origin("[{ body: hello }]");
+    let site = with_tls(&format!(
+        "upstreams: {{ o: {{ endpoints: [{{ address: \"{}\" }}] }} }}\n\
+         filters: {{ cert: {{ script: \"{}\", config: {{ fingerprints: [FINGERPRINT] }} }} }}\n\
+         routes: [{{ name: all, match: {{}}, filters: [cert], upstream: o }}]\n",
+        origin.address,
+        shipped("client_cert"),
+    ));
+    let show = |name: &str| {
+        let file = |kind| site.folder.path(&format!("{name}.{kind}")).display().to_string();
+        let forged = "X-Client-CN: root";
+        https(
+            &site,
+            "/",
+            &[
+                "--cert",
+                &file("crt"),
+                "--key",
+                &file("key"),
+                "-H",
+                forged,
+                "-H",
+                "X-Client-Role: admin",
+            ],
+        )
+    };
+    let alice = show("alice");
+    assert_eq!(alice.out, "hello\n200", "{}", alice.all());
+    let seen = origin.take().pop().expect("alice's request");
+    let value = |name: &str| -> Vec<&str> {
+        let headers = seen.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        headers.map(|(_, value)| value.as_str()).collect()
+    };
+    assert_eq!(value("x-client-cn"), ["alice"]);
+    assert_eq!(value("x-client-fingerprint"), [fingerprint(&site.folder, "alice")]);
+    assert!(value("x-client-role").is_empty());
+    let bob = show("bob");
+    assert!(bob.out.ends_with("\n403"), "a certificate that is not listed: {}", bob.all());
+    let mallory = show("mallory");
+    assert_ne!(mallory.code, 0, "another authority: {}", mallory.all());
+    let nobody = https(&site, "/", &[]);
+    assert!(nobody.out.ends_with("\n403"), "no certificate: {}", nobody.all());
+    assert_eq!(get(site.address("public"), "/").status, 403, "no TLS");
+    assert!(origin.take().is_empty(), "the origin saw what was refused");
+}
+
+#[test]
+fn ac_026_a_path_needs_tls_1_3() {
+    let origin = origin("[{ body: hello }]");
+    let site = with_tls(&format!(
+        "upstreams: {{ o: {{ endpoints: [{{ address: \"{}\" }}] }} }}\n\
+         filters: {{ version: {{ script: \"{}\" }} }}\n\
+         routes:\n  \
+           - {{ name: pay, match: {{ path: \"/pay/{{rest*}}\" }}, filters: [version], upstream: o }}\n  \
+           - {{ name: all, match: {{}}, upstream: o }}\n",
+        origin.address,
+        shipped("tls_version"),
+    ));
+    let old = https(&site, "/pay/1", &["--tls-max", "1.2"]);
+    assert_eq!(old.out, "Please use TLS version 1.3 or higher.\n403", "{}", old.all());
+    assert!(origin.take().is_empty(), "the origin saw what was refused");
+    let new = https(&site, "/pay/1", &["--tlsv1.3"]);
+    assert_eq!(new.out, "hello\n200", "{}", new.all());
+    assert_eq!(last(&origin, "x-tls"), ["TLSv1.3"]);
+    let elsewhere = https(&site, "/other", &["--tls-max", "1.2"]);
+    assert_eq!(elsewhere.out, "hello\n200", "{}", elsewhere.all());
+    let plain = get(site.address("public"), "/pay/1?a=%2F");
+    assert_eq!(
+        (plain.status, plain.values("location")),
+        (308, vec!["https://shop.test/pay/1?a=%2F"])
+    );
+}
+
+#[test]
+fn ac_019_both_groups_are_about_as_large() {
+    let origin = origin("[{ body: page }]");
+    let site = Site::start(format!(
+        "listeners: {{ public: {{ address: \"127.0.0.1:0\" }} }}\n\
+         upstreams: {{ o: {{ endpoints: [{{ address: \"{}\" }}] }} }}\n\
+         filters: {{ ab: {{ script: \"{}\" }} }}\n\
+         routes: [{{ name: all, match: {{}}, filters: [ab], upstream: o }}]\n\
+         access_log: {{ format: off }}\n",
+        origin.address,
+        shipped("ab"),
+    ));
+    const VISITS: usize = 2000;
+    let mut client = site.connect();
+    for visit in 0..VISITS {
+        client.send(b"GET /page HTTP/1.1\r\nHost: shop.test\r\n\r\n").expect("sends");
+        let response = client.receive(false).unwrap_or_else(|e| panic!("visit {visit}: {e}"));
+        assert_eq!(response.status, 200);
+    }
+    let seen = origin.take();
+    assert_eq!(seen.len(), VISITS);
+    let control = seen.iter().filter(|seen| seen.target == "/control/page").count();
+    let test = seen.iter().filter(|seen| seen.target == "/test/page").count();
+    assert_eq!(control + test, VISITS);
+    assert!((880..=1120).contains(&control), "{control} of {VISITS} in control");
+}
+
+#[test]
+fn ac_027_who_waits_delays_nobody() {
+    const SUSPECTS: usize = 100;
+    const OTHERS: usize = 500;
+    let origin = origin("[{ body: hello }]");
+    let site = Site::start(format!(
+        "listeners: {{ public: {{ address: \"127.0.0.1:0\" }} }}\n\
+         upstreams: {{ o: {{ endpoints: [{{ address: \"{}\" }}] }} }}\n\
+         filters: {{ slow: {{ script: \"{}\", config: {{ pattern: scan, seconds: 1.5 }} }} }}\n\
+         routes: [{{ name: all, match: {{}}, filters: [slow], upstream: o }}]\n\
+         access_log: {{ format: off }}\n",
+        origin.address,
+        shipped("slow_down"),
+    ));
+    let address = site.address("public");
+    let scan = "GET /scan HTTP/1.1\r\nHost: a\r\nUser-Agent: portscan/1\r\n\r\n";
+    // One that hangs up while it waits.
+    let mut gone = site.connect();
+    gone.send(scan.as_bytes()).expect("sends");
+    drop(gone);
+    let (delays, times) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..SUSPECTS {
+            scope.spawn(|| {
+                let begun = Instant::now();
+                let response = exchange(address, scan.as_bytes()).expect("an answer");
+                assert_eq!(response.status, 200);
+                delays.lock().expect("no panic").push(begun.elapsed());
+            });
+        }
+        // They are all in flight before the others come.
+        std::thread::sleep(Duration::from_millis(300));
+        let mut client = Client::connect(address).expect("connects");
+        for _ in 0..OTHERS {
+            let begun = Instant::now();
+            client.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").expect("sends");
+            assert_eq!(client.receive(false).expect("an answer").status, 200);
+            times.lock().expect("no panic").push(begun.elapsed());
+        }
+    });
+    let mut times = times.into_inner().expect("no panic");
+    times.sort();
+    assert!(
+        times[OTHERS * 99 / 100] < Duration::from_millis(200),
+        "p99 {:?}",
+        times[OTHERS * 99 / 100]
+    );
+    let delays = delays.into_inner().expect("no panic");
+    assert_eq!(delays.len(), SUSPECTS);
+    for delay in delays {
+        assert!((1500..2500).contains(&delay.as_millis()), "{delay:?}");
+    }
+    let scans = origin.take().iter().filter(|seen| seen.target == "/scan").count();
+    assert_eq!(scans, SUSPECTS, "and not the one that hung up");
+}
+
+/// The keys of RFC 8037 (A.1) and RFC 7515 (A.3), as an issuer signs with them and publishes them.
+const ED25519: &str = r#"{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+const P256: &str = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0","d":"jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"}"#;
+const FIRST: &str = r#"{"kty":"OKP","crv":"Ed25519","kid":"one","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+const SECOND: &str = r#"{"kty":"EC","crv":"P-256","kid":"two","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
+
+/// An issuer that publishes what it is told, and counts who asks; without keys it does not answer.
+struct Issuer {
+    address: SocketAddr,
+    keys: Arc<Mutex<String>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Issuer {
+    fn start() -> Self {
+        let (keys, asked) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicUsize::new(0)));
+        let (shown, count) = (Arc::clone(&keys), Arc::clone(&asked));
+        let address = raw_origin(move |mut stream| {
+            while !read_head(&mut stream).is_empty() {
+                count.fetch_add(1, SeqCst);
+                let keys = shown.lock().expect("no panic").clone();
+                if keys.is_empty() {
+                    return;
+                }
+                // Long enough for all to come meanwhile.
+                std::thread::sleep(Duration::from_millis(100));
+                let body = format!("{{\"keys\":[{keys}]}}");
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                if stream.write_all((head + &body).as_bytes()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { address, keys, asked }
+    }
+
+    fn publish(&self, keys: &[&str]) {
+        *self.keys.lock().expect("no panic") = keys.join(",");
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.swap(0, SeqCst)
+    }
+}
+
+/// `GET /<kid>` comes with a fresh token of that key, and is checked by the issuer's set.
+fn checked_by(issuer: &Issuer) -> Site {
+    let folder = Folder::new();
+    folder.write(
+        "mint.rhai",
+        format!(
+            "const KEYS = #{{ one: `{ED25519}`, two: `{P256}` }};\n\
+             fn on_request(req) {{\n\
+               let kid = req.path.sub_string(1);\n\
+               let alg = if kid == \"two\" {{ \"ES256\" }} else {{ \"EdDSA\" }};\n\
+               let key = KEYS[kid] ?? KEYS.one;\n\
+               let token = jwt::sign(#{{ sub: \"ann\", exp: time::unix() + 60 }}, key, #{{ alg: alg, kid: kid }});\n\
+               req.headers[\"authorization\"] = \"Bearer \" + token;\n\
+             }}\n"
+        ),
+    );
+    let config = format!(
+        "{PLAIN}upstreams: {{ id: {{ endpoints: [{{ address: \"{}\" }}], retries: 0 }} }}\n\
+         filters:\n  mint: {{ script: mint.rhai }}\n  \
+         auth: {{ script: \"{}\", config: {{ alg: [EdDSA, ES256], jwks: \"http://id/keys\" }}, fetch: {{ allow: [\"http://id\"] }} }}\n\
+         routes: [{{ name: all, match: {{}}, filters: [mint, auth], respond: {{ body: in }} }}]\n",
+        issuer.address,
+        shipped("auth_jwt"),
+    );
+    Site::start_in(folder, config)
+}
+
+#[test]
+fn an_issuers_keys_are_fetched_once_follow_its_rotations_and_outlive_reloads() {
+    let issuer = Issuer::start();
+    let site = checked_by(&issuer);
+    let status = |kid: &str| site.get(&format!("/{kid}")).status;
+    assert_eq!(status("one"), 503, "the issuer does not answer");
+    // A failure stands for a second.
+    std::thread::sleep(Duration::from_millis(1100));
+    issuer.asked();
+    issuer.publish(&[FIRST]);
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..20).map(|_| scope.spawn(|| status("one"))).collect();
+        for one in asking {
+            assert_eq!(one.join().expect("no panic"), 200);
+        }
+    });
+    assert_eq!(issuer.asked(), 1, "for twenty that came at once");
+    issuer.publish(&[FIRST, SECOND]);
+    assert_eq!((status("two"), status("one")), (200, 200), "after a rotation");
+    assert_eq!(issuer.asked(), 1);
+    for kid in ["three", "four", "..%2Fone"] {
+        let status = status(kid);
+        assert!(status == 401 || status == 400, "{kid}: {status}");
+    }
+    assert_eq!(issuer.asked(), 0, "anybody can make up names of keys");
+    issuer.publish(&[]);
+    assert_eq!(site.reload().status, 200);
+    assert_eq!((status("one"), status("two")), (200, 200), "after a reload without the issuer");
+}
