@@ -173,7 +173,7 @@ fn on_request(req) {
 "#;
 
 #[test]
-fn fifty_at_once_get_exactly_the_limit() {
+fn ac_044_fifty_at_once_get_exactly_the_limit() {
     let seen = origin("[{}]");
     let folder = Folder::new();
     folder.write("limited.rhai", LIMITED);
@@ -263,9 +263,8 @@ impl Visitor<'_> {
     }
 }
 
-/// SP-009.
 #[test]
-fn a_waiting_room_lets_the_earliest_in_when_a_place_is_free() {
+fn sp_009_a_waiting_room_lets_the_earliest_in_when_a_place_is_free() {
     let seen = origin("[{}]");
     let folder = Folder::new();
     folder.write("key", "a secret");

@@ -56,7 +56,7 @@ impl ServeHttp for Operators {
             (Face::Admin, None) if head.uri.path().starts_with(kv::PATH) => {
                 kv::respond(&self.shared, session).await
             }
-            (Face::Admin, None) => self.admin(head),
+            (Face::Admin, None) => self.admin(head).await,
         };
         if no_body {
             response.body_mut().clear();
@@ -69,7 +69,7 @@ impl ServeHttp for Operators {
 }
 
 impl Operators {
-    fn admin(&self, head: &RequestHeader) -> Response<Vec<u8>> {
+    async fn admin(&self, head: &RequestHeader) -> Response<Vec<u8>> {
         match (head.uri.path(), reads(head)) {
             ("/healthz", true) => text(StatusCode::OK, "ok\n"),
             ("/readyz", true) if self.shared.is_ready() => text(StatusCode::OK, "ready\n"),
@@ -77,12 +77,7 @@ impl Operators {
             ("/config", true) => self.config(),
             ("/routes", true) => answer(StatusCode::OK, &self.routes()),
             ("/upstreams", true) => answer(StatusCode::OK, &self.upstreams()),
-            ("/reload", _) if head.method == Method::POST => match self.reload.reload() {
-                Ok(changes) => answer(StatusCode::OK, &changes),
-                Err(problems) => {
-                    answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
-                }
-            },
+            ("/reload", _) if head.method == Method::POST => self.reload().await,
             ("/healthz" | "/readyz" | "/config" | "/routes" | "/upstreams", _) => {
                 not_allowed("GET, HEAD")
             }
@@ -91,6 +86,18 @@ impl Operators {
                 StatusCode::NOT_FOUND,
                 "GET /healthz /readyz /config /routes /upstreams /kv/NAMESPACE/KEY, POST /reload\n",
             ),
+        }
+    }
+
+    /// Reads files, and large lists among them: not on a worker.
+    async fn reload(&self) -> Response<Vec<u8>> {
+        let reload = Arc::clone(&self.reload);
+        match tokio::task::spawn_blocking(move || reload.reload()).await {
+            Ok(Ok(changes)) => answer(StatusCode::OK, &changes),
+            Ok(Err(problems)) => {
+                answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("reload: {error}\n")),
         }
     }
 
