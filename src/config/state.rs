@@ -190,6 +190,8 @@ const LARGEST_CACHE: u64 = 64 << 30;
 const DAY: Duration = Duration::from_secs(86_400);
 /// A key takes about 100 bytes, and with the sliding window up to 1 KiB.
 const MOST_KEYS: u32 = 10_000_000;
+/// The limiter's shards have two places at least.
+const FEWEST_KEYS: u32 = 128;
 const MOST_LIMIT: u32 = 1_000_000_000;
 
 pub fn resolve(raw: RawState, problems: &mut Problems) -> State {
@@ -249,8 +251,9 @@ fn rate_limit(name: String, raw: &RawRateLimit, problems: &mut Problems) -> Rate
     if !(Duration::from_millis(1)..=DAY).contains(&raw.per.value) {
         raw.per.problem(problems, "must be between 1ms and 1d", None);
     }
-    if !(1..=MOST_KEYS).contains(&raw.keys.value) {
-        raw.keys.problem(problems, format!("must be between 1 and {MOST_KEYS}"), None);
+    if !(FEWEST_KEYS..=MOST_KEYS).contains(&raw.keys.value) {
+        let range = format!("must be between {FEWEST_KEYS} and {MOST_KEYS}");
+        raw.keys.problem(problems, range, None);
     }
     let algorithm = match (raw.algorithm, &raw.burst) {
         (RawAlgorithm::TokenBucket, None) => Algorithm::TokenBucket { burst: raw.limit.value },

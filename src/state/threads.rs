@@ -141,6 +141,13 @@ impl Change {
     }
 }
 
+/// A damaged file can make redb panic, which is no worse than a disk that fails.
+fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    let done = done.map_err(|_| "it panicked: the file may be damaged".to_owned())?;
+    done.map_err(|error| error.to_string())
+}
+
 /// On the store's own threads, which may block.
 impl Core {
     pub fn write_loop(&self, jobs: &Receiver<Job<Write>>) {
@@ -178,7 +185,7 @@ impl Core {
             pause.begin();
         }
         let done = match &*self.database.read() {
-            Some(database) if pause.is_over() => Some(self.transact(database, &batch)),
+            Some(database) if pause.is_over() => Some(guarded(|| self.transact(database, &batch))),
             _ => None,
         };
         let results = match done {
@@ -250,7 +257,8 @@ impl Core {
     ) -> Result<T, StoreError> {
         let database = self.database.read();
         let database = database.as_ref().ok_or(FAILED)?;
-        Reading::begin(database).and_then(|reading| read(&reading)).map_err(|error| {
+        let done = guarded(|| Reading::begin(database).and_then(|reading| read(&reading)));
+        done.map_err(|error| {
             self.tell(&error);
             self.broken.store(true, Relaxed);
             FAILED
@@ -287,7 +295,7 @@ impl Core {
         }
     }
 
-    fn tell(&self, error: &dyn std::error::Error) {
+    fn tell(&self, error: &dyn std::fmt::Display) {
         if self.failures_logged.admit().is_some() {
             log::error!("the store {}: {error}", self.path.display());
         }
@@ -304,5 +312,33 @@ impl Core {
             self.metrics.namespace_bytes(&namespace, size);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_failure_after_which_the_file_is_opened_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let metrics = Arc::new(Metrics::new().expect("registers"));
+        let core = Core::open(&folder.path().join("s"), 1 << 20, &metrics).expect("opens");
+        let failed = core.reading::<()>(|_| panic!("as the test wants"));
+        assert_eq!(failed, Err(FAILED));
+        core.write_all(Vec::new(), &mut Pause::default());
+        assert_eq!(core.reading(|reading| reading.get("a", "k", 0)), Ok(None));
+    }
+
+    #[test]
+    fn a_pause_grows_to_a_minute() {
+        let mut pause = Pause::default();
+        assert!(pause.is_over());
+        let mut lengths = Vec::new();
+        for _ in 0..8 {
+            pause.begin();
+            lengths.push(pause.length.as_secs());
+        }
+        assert_eq!((lengths, pause.is_over()), (vec![1, 2, 4, 8, 16, 32, 60, 60], false));
     }
 }
