@@ -7,7 +7,7 @@ run: setup
 
 test: setup setup-test
 	cargo test
-	cargo run -- test scripts
+	cargo run -- test scripts --coverage-min 90
 
 check: setup
 	cargo fmt --check

@@ -12,13 +12,14 @@ use ipnet::IpNet;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
+use crate::config::filters::Tests;
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
 use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Router};
-use crate::script::{Diagnostic, Hook, KeySets, Script, compile};
+use crate::script::{Diagnostic, Hook, KeySets, Script, compile, required};
 use crate::state::{ListError, Lists, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
@@ -89,8 +90,8 @@ impl Snapshot {
             check_store(store, &mut problems);
         }
         let before = previous.map(|snapshot| &snapshot.lists);
-        let lists = Lists::load(&config.state, before).map_err(|errors| {
-            errors.into_iter().for_each(|error| problems.push(list_problem(error, file)));
+        let lists = read_lists(&config, before, file).map_err(|wrong| {
+            wrong.into_iter().for_each(|problem| problems.push(problem));
         });
         // Constants of a script may hold lists: without them it would be refused for no fault.
         let filters = lists.as_ref().map(|l| build_filters(&config, l, metrics, &mut problems));
@@ -156,7 +157,8 @@ fn build_filters(
 ) -> Vec<Arc<FilterState>> {
     let mut built = Vec::with_capacity(config.filters.len());
     for (filter, at) in config.filters.iter().zip(&config.places.filters) {
-        match compile(filter, lists) {
+        let compiled = compile(filter, lists).and_then(|script| tested(filter).map(|()| script));
+        match compiled {
             Ok(script) => built.push(Arc::new(FilterState {
                 metrics: metrics.filter(&filter.name),
                 script: Arc::new(script),
@@ -184,6 +186,16 @@ fn check_store(store: &config::state::Store, problems: &mut Problems) {
     }
 }
 
+/// The lists that scripts look things up in; those of `before` that have not changed are kept.
+pub fn read_lists(
+    config: &Config,
+    before: Option<&Lists>,
+    file: &Path,
+) -> Result<Lists, Vec<Problem>> {
+    Lists::load(&config.state, before)
+        .map_err(|errors| errors.into_iter().map(|error| list_problem(error, file)).collect())
+}
+
 /// A problem in a list's text stands there, one with its file where it is configured.
 fn list_problem(ListError { file: named, bad }: ListError, config: &Path) -> Problem {
     let (file, line, column, message) = match bad.line {
@@ -194,6 +206,15 @@ fn list_problem(ListError { file: named, bad }: ListError, config: &Path) -> Pro
         line => (named.value, line, bad.column, bad.message),
     };
     Problem { file, line, column, path: named.path, message, hint: None, source: None }
+}
+
+/// What compiles may still be asked to show that it works.
+fn tested(filter: &filters::Filter) -> Result<(), Vec<Diagnostic>> {
+    let failed = match filter.tests {
+        Tests::Optional => Vec::new(),
+        Tests::Required => required(filter),
+    };
+    if failed.is_empty() { Ok(()) } else { Err(failed) }
 }
 
 /// A problem in a script stands there, one with the whole script where it is configured.
@@ -245,6 +266,9 @@ fn conflict_index(conflict: &Conflict) -> usize {
     }
 }
 
+/// Takes text for an author to read.
+pub type Show = Box<dyn Fn(&str) + Send + Sync>;
+
 /// What outlives a reload.
 pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
@@ -253,6 +277,8 @@ pub struct Shared {
     pub client: Arc<Client>,
     /// What filters keep.
     pub state: Arc<State>,
+    /// Where `selvedge dev` shows what happens; nowhere else is there one.
+    pub dev: Option<Show>,
     /// What filters fetched of issuers' keys.
     pub key_sets: Arc<KeySets>,
     /// Whether new requests are wanted: false before all listeners serve, and in a drain.
@@ -274,6 +300,7 @@ impl Shared {
         metrics: Arc<Metrics>,
         state: State,
         access_log: Option<AccessLog>,
+        dev: Option<Show>,
     ) -> Self {
         Self {
             state: Arc::new(state),
@@ -283,6 +310,7 @@ impl Shared {
             metrics,
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
+            dev,
             key_sets: Arc::default(),
             ready: AtomicBool::new(false),
             health: Mutex::default(),

@@ -171,6 +171,148 @@ fn a_reload_names_what_changed_behind_the_text() {
     assert_eq!(now["filters"]["changed"], serde_json::json!([]), "{now}");
 }
 
+const GATE: &str =
+    "fn on_request(req) {\n    if req.path == \"/no\" { return response(403); }\n}\n";
+const GATE_TEST: &str = "fn test_no_is_refused() {
+    assert_eq(request(\"gate.rhai\", #{ path: \"/no\" }).response.status, 403);
+}
+";
+
+#[test]
+fn required_tests_keep_a_filter_that_fails_them_from_serving() {
+    let folder = Folder::new();
+    folder.write("gate.rhai", GATE);
+    folder.write("gate_test.rhai", GATE_TEST);
+    let required = "filters: { gate: { script: gate.rhai, tests: required } }
+routes: [{ name: all, match: { path: '/{rest*}' }, respond: { body: hi }, filters: [gate] }]";
+    let site = Site::start_in(folder, format!("{PLAIN}{required}"));
+    assert_eq!(site.reload().status, 200);
+    let refused = |file: &str, text: &str, words: &[&str]| {
+        site.folder.write(file, text);
+        let answer = site.reload();
+        let said = answer.text();
+        assert_ne!(answer.status, 200, "{said}");
+        for word in words {
+            assert!(said.contains(word), "{word} is not in {said}");
+        }
+    };
+    let broken = GATE.replace("403", "404");
+    refused("gate.rhai", &broken, &["test_no_is_refused fails", "expected 403, got 404"]);
+    // The one that passed still serves, and serves again once it is back.
+    site.folder.write("gate.rhai", GATE);
+    assert_eq!(site.reload().status, 200);
+    refused("gate_test.rhai", "fn test_nothing() { }", &["no test here runs"]);
+    refused("gate_test.rhai", "fn test_a() { loop { } }", &["test_a fails", "operations limit"]);
+    refused("gate_test.rhai", "fn helper() { }", &["no function begins with test_"]);
+    std::fs::remove_file(site.folder.path("gate_test.rhai")).expect("it is there");
+    let said = site.reload().text();
+    assert!(said.contains("gate_test.rhai: tests are required"), "{said}");
+}
+
+#[test]
+fn a_new_filter_passes_its_tests_and_is_never_written_over() {
+    let folder = Folder::new();
+    let scripts = folder.path("deep/scripts").display().to_string();
+    let new = || run(&["new", "filter", "greet-them", "--folder", &scripts]);
+    let output = new();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = run(&["test", &scripts, "--coverage-min", "100"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("2 passed, 0 failed"), "{said}");
+    let script = folder.path("deep/scripts/greet-them.rhai");
+    std::fs::remove_file(folder.path("deep/scripts/greet-them_test.rhai")).expect("it is there");
+    std::fs::write(&script, "mine").expect("writable");
+    assert_eq!(new().status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&script).expect("it is there"), "mine");
+    // The other way round: the test is there, and no half is left.
+    std::fs::rename(&script, folder.path("deep/scripts/greet-them_test.rhai")).expect("renamed");
+    assert_eq!(new().status.code(), Some(1));
+    assert!(!script.exists(), "a half was left");
+}
+
+#[test]
+fn the_api_is_printed_and_written_for_editors() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read(root.join("docs/reference/filter-api.md")).expect("the reference");
+    assert!(run(&["api"]).stdout == page, "selvedge api is the reference");
+    let folder = Folder::new();
+    let definitions = folder.path("definitions").display().to_string();
+    let output = run(&["api", "--definitions", &definitions]);
+    assert!(output.status.success(), "{output:?}");
+    for name in ["__selvedge__.d.rhai", "__builtin__.d.rhai", "Response.d.rhai", "json.d.rhai"] {
+        assert!(folder.path("definitions").join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn results_for_ci_hold_every_test_and_its_failure() {
+    let folder = Folder::new();
+    let results = folder.path("results.xml").display().to_string();
+    let output = run(&["test", "author", "--junit", &results]);
+    assert_eq!(output.status.code(), Some(1));
+    let xml = std::fs::read_to_string(results).expect("the results");
+    for part in [
+        "<testsuite name=\"author/gate_test.rhai\" tests=\"8\" failures=\"0\"",
+        "<testcase classname=\"author/gate_test.rhai\" name=\"test_a_limit_is_a_fault\"",
+        "<failure message=\"expected 401, got 200\">author/wrong/plain_test.rhai:4:5",
+        "<testcase classname=\"author/wrong/syntax_test.rhai\" name=\"the file\"",
+        "Function not found: assert_equal (i64, i64)",
+    ] {
+        assert!(xml.contains(part), "{part} is not in {xml}");
+    }
+}
+
+#[test]
+fn a_hundred_tests_take_less_than_a_second() {
+    let folder = Folder::new();
+    folder.write("gate.rhai", GATE);
+    let tests: String =
+        (0..100).map(|n| GATE_TEST.replace("test_no", &format!("test_{n}"))).collect();
+    let file = folder.write("gate_test.rhai", &tests).display().to_string();
+    let began = std::time::Instant::now();
+    let output = run(&["test", &file]);
+    let took = began.elapsed();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("100 passed, 0 failed"), "{said}");
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn tests_are_bounded_in_memory() {
+    let folder = Folder::new();
+    let text = "fn test_a() { let a = [\"x\"]; loop { a.push(a[a.len() - 1] + a[a.len() - 1]); } }";
+    let file = folder.write("a_test.rhai", text).display().to_string();
+    let output = run(&["test", &file]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.code() == Some(1) && said.contains("the test met the memory limit"),
+        "{said}"
+    );
+}
+
+#[test]
+fn watched_tests_run_again_after_a_change() {
+    let folder = Folder::new();
+    folder.write("gate.rhai", GATE);
+    let file = folder.write("gate_test.rhai", GATE_TEST).display().to_string();
+    let mut child = selvedge(&["test", &file, "--watch"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut until = |text: &str| {
+        let found = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains(text)));
+        assert!(found.is_some(), "it ended before it said {text:?}");
+    };
+    until("1 passed, 0 failed");
+    until("watching");
+    folder.write("gate.rhai", GATE.replace("403", "500"));
+    until("expected 403, got 500");
+    until("0 passed, 1 failed");
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
 /// A process, and the lines of its log.
 struct Serving(Child, BufReader<std::process::ChildStderr>);
 

@@ -147,6 +147,43 @@ fn a_full_disk_takes_no_writes_and_forgets_nothing() {
     assert_eq!(site.get("/count").status, 200, "all else goes on");
 }
 
+/// Overwrites all pages but the first, which says what the file is.
+fn damage(file: &std::path::Path) {
+    let mut bytes = std::fs::read(file).expect("reads");
+    bytes[4096..].iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 31) as u8);
+    // In place, so that a process that has it open sees it.
+    let mut file = std::fs::OpenOptions::new().write(true).open(file).expect("opens");
+    std::io::Write::write_all(&mut file, &bytes).expect("writes");
+}
+
+#[test]
+fn a_damaged_file_is_an_error_and_not_the_end_of_the_process() {
+    let mut site = Site::start_in(folder(), keeping(STORE));
+    for key in 0..100 {
+        assert_eq!(site.get(&format!("/put?key={key}&value={key}")).status, 201);
+    }
+    let file = site.folder.path("state.redb");
+    damage(&file);
+    for key in 0..100 {
+        let status = site.get(&format!("/put?key={key}&value=new")).status;
+        assert!([201, 500].contains(&status), "{status}");
+    }
+    assert_eq!(site.get("/count").text(), "1", "what needs no disk goes on");
+    site.proxy.signal("TERM");
+    assert_eq!(site.proxy.wait(Duration::from_secs(10)), Ok(0));
+
+    damage(&file);
+    let config = site.folder.path("selvedge.yaml");
+    let out = Command::new(env!("CARGO_BIN_EXE_selvedge"))
+        .args(["run", "-c"])
+        .arg(&config)
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("state.redb cannot be opened: "), "{said}");
+}
+
 #[test]
 fn a_store_has_one_process_and_check_does_not_need_it() {
     let site = Site::start_in(folder(), keeping(STORE));

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::print::{answer, report};
+use super::grants::Grants;
+use super::print::{answer, fail, report};
 use crate::config::problem::{Problem, Problems};
 use crate::config::{self, Config};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, read_lists};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsTable;
 
@@ -17,14 +18,20 @@ pub struct Check {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
-    /// Problems as a JSON array on stdout
+    /// Problems, or grants, as a JSON array on stdout
     #[arg(long)]
     json: bool,
+    /// If all is well, print what each filter may reach and use
+    #[arg(long)]
+    grants: bool,
 }
 
 impl Check {
     pub fn run(self) -> ExitCode {
         let problems = problems(&self.config);
+        if self.grants && problems.is_empty() {
+            return self.print_grants();
+        }
         if self.json {
             let printed = answer(&format!("{:#}\n", serde_json::json!(problems)));
             return if problems.is_empty() { printed } else { ExitCode::FAILURE };
@@ -33,6 +40,30 @@ impl Check {
             return report(&problems);
         }
         answer(&format!("{}: ok\n", self.config.display()))
+    }
+
+    fn print_grants(&self) -> ExitCode {
+        let config = match config::load(&self.config) {
+            Ok(config) => config,
+            // Changed since it was checked.
+            Err(problems) => return report(&problems),
+        };
+        let lists = match read_lists(&config, None, &self.config) {
+            Ok(lists) => lists,
+            Err(problems) => return report(&problems),
+        };
+        match Grants::of(&config, &lists) {
+            Ok(grants) if self.json => {
+                let grants: Vec<_> = grants.iter().map(Grants::json).collect();
+                answer(&format!("{:#}\n", serde_json::json!(grants)))
+            }
+            Ok(grants) if grants.is_empty() => answer("there are no filters\n"),
+            Ok(grants) => answer(&grants.iter().map(Grants::text).collect::<Vec<_>>().join("\n")),
+            Err(diagnostics) => {
+                let lines = diagnostics.iter().map(ToString::to_string);
+                fail(lines.collect::<Vec<_>>().join("\n"))
+            }
+        }
     }
 }
 

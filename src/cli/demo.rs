@@ -70,7 +70,7 @@ impl Demo {
         let shown = file.to_owned();
         match config::load(file) {
             Ok(config) => {
-                serve(Input::File(file.to_owned()), config, &self.process, move |addresses| {
+                serve(Input::File(file.to_owned()), config, &self.process, None, move |addresses| {
                     super::run::announce(addresses);
                     // A closed stdout is no reason not to serve.
                     let _ = super::print::out(&what_to_try(addresses, &shown));

@@ -1,15 +1,21 @@
 //! Arguments to commands; one file per command.
 
+mod api;
 pub mod check;
 mod config;
 mod demo;
 mod demo_origin;
+mod dev;
 pub mod docs;
+mod grants;
+mod junit;
+mod new;
 mod print;
 mod reload;
 mod routes;
 mod run;
 mod test;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -36,6 +42,8 @@ Errors and logs go to stderr, results to stdout.";
 enum Command {
     /// Serve a configuration, or one upstream without any
     Run(run::Run),
+    /// Serve a configuration to an author: reload on changes, show each request
+    Dev(dev::Dev),
     /// Serve a demonstration with origins of its own, and print what to try
     Demo(demo::Demo),
     /// Report every problem of a configuration
@@ -48,6 +56,10 @@ enum Command {
     Reload(reload::Reload),
     /// Run the tests beside filters
     Test(test::Test),
+    /// Write a new filter and its test
+    New(new::New),
+    /// Print what filters can call
+    Api(api::Api),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Write the generated references into a folder
@@ -59,12 +71,15 @@ enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(run) => run.run(),
+        Command::Dev(dev) => dev.run(),
         Command::Demo(demo) => demo.run(),
         Command::Check(check) => check.run(),
         Command::Config(config) => config.run(),
         Command::Routes(routes) => routes.run(),
         Command::Reload(reload) => reload.run(),
         Command::Test(test) => test.run(),
+        Command::New(new) => new.run(),
+        Command::Api(api) => api.run(),
         Command::Schema => {
             print::answer(&format!("{:#}\n", crate::config::reference::json_schema()))
         }

@@ -9,7 +9,7 @@ use serde_yaml::{Mapping, Value};
 
 use super::print::{fail, report};
 use crate::config::{Config, Input};
-use crate::server::{self, Source, StartError};
+use crate::server::{self, Dev, Source, StartError};
 use crate::telemetry::log::{DEFAULT_FILTER, LogFormat, init};
 
 const USAGE: &str = "selvedge run [OPTIONS] -c <FILE>
@@ -65,7 +65,7 @@ impl Run {
             },
         };
         match input.load() {
-            Ok(config) => serve(input, config, &self.process, announce),
+            Ok(config) => serve(input, config, &self.process, None, announce),
             Err(problems) => report(&problems),
         }
     }
@@ -115,6 +115,7 @@ pub fn serve(
     input: Input,
     config: Config,
     process: &Process,
+    dev: Option<Dev>,
     announce: impl Fn(&[(String, SocketAddr)]) + Send + Sync + 'static,
 ) -> ExitCode {
     let format = if process.log_json { LogFormat::Json } else { LogFormat::Plain };
@@ -124,7 +125,7 @@ pub fn serve(
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = process.threads.map_or(cores, usize::from);
-    match server::run(Source { input, config, threads }, announce) {
+    match server::run(Source { input, config, threads, dev }, announce) {
         Ok(()) => ExitCode::SUCCESS,
         Err(StartError::Problems(problems)) => report(&problems),
         Err(error) => fail(chain(&error)),

@@ -22,6 +22,7 @@ pub struct Filter {
     pub state: Grants,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
+    pub tests: Tests,
 }
 
 /// A secret's bytes. It prints as `***` everywhere.
@@ -81,6 +82,19 @@ impl Origin {
     }
 }
 
+impl std::fmt::Display for Origin {
+    /// As in a URL, without the port that the scheme implies.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { tls, host, port } = self;
+        match (tls, port) {
+            (false, 80) => write!(f, "http://{host}"),
+            (true, 443) => write!(f, "https://{host}"),
+            (false, _) => write!(f, "http://{host}:{port}"),
+            (true, _) => write!(f, "https://{host}:{port}"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterLimits {
     pub cpu: Duration,
@@ -107,6 +121,15 @@ pub enum OnFault {
     Closed,
     /// The unedited request goes on.
     Open,
+}
+
+/// Whether a filter serves without tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tests {
+    #[default]
+    Optional,
+    /// `check`, a start and a reload run them, and refuse what fails.
+    Required,
 }
 
 section! {
@@ -136,6 +159,9 @@ section! {
         limits: RawFilterLimits = "{}",
         /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
         on_fault: OnFault = "closed",
+        /// `required`: the tests beside the script (`auth_test.rhai` for `auth.rhai`) must be
+        /// there and pass, else the configuration is refused.
+        tests: Tests = "optional",
     }
 }
 
@@ -179,6 +205,7 @@ section! {
 }
 
 choice!(OnFault { "closed" => OnFault::Closed, "open" => OnFault::Open });
+choice!(Tests { "optional" => Tests::Optional, "required" => Tests::Required });
 
 pub fn resolve(
     raw: Named<RawFilter>,
@@ -216,6 +243,7 @@ pub fn resolve(
         ),
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
+        tests: raw.tests,
     };
     raw.0.into_iter().map(resolve_one).collect()
 }

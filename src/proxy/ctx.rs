@@ -23,6 +23,8 @@ pub struct Ctx {
     pub attempt: Attempt,
     pub outcome: Outcome,
     pub scripts: super::exchange::ScriptState,
+    /// In `selvedge dev` only.
+    pub dev: Option<Box<super::dev::Notes>>,
 }
 
 /// What is known once the head was read, and does not change.

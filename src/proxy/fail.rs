@@ -10,9 +10,10 @@ use pingora_proxy::{FailToProxy, Session};
 
 use super::conform::Ambiguous;
 use super::ctx::Ctx;
+use super::dev;
 use super::response;
 use crate::listen::Cut;
-use crate::script::{From, ResponseDraft};
+use crate::script::{Fault, From, ResponseDraft};
 use crate::snapshot::Shared;
 
 /// Why a request got no answer of an origin or a filter.
@@ -302,24 +303,44 @@ fn page(session: &Session, ctx: &Ctx, row: &Row) -> Page {
     let accept = accept.and_then(|v| v.to_str().ok()).unwrap_or_default();
     let id = ctx.facts.as_ref().map_or("", |f| f.request_id.to_str().unwrap_or_default());
     let (status, reason) = (row.status, row.status.canonical_reason().unwrap_or("Error"));
+    let fault = dev::fault_for_client(ctx, &session.req_header().headers);
     let (body, media) = if accept.contains("text/html") {
+        let shown = fault.as_ref().map(fault_as_html).unwrap_or_default();
         let html = format!(
             "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0} {reason}</title>\n\
-             <h1>{0} {reason}</h1>\n<p>{1}</p>\n<p><small>Request {id}</small></p></html>\n",
+             <h1>{0} {reason}</h1>\n<p>{1}</p>\n{shown}<p><small>Request {id}</small></p></html>\n",
             status.as_u16(),
             row.public,
         );
         (html, "text/html; charset=utf-8")
     } else {
-        let json = serde_json::json!({
+        let mut json = serde_json::json!({
             "status": status.as_u16(), "error": reason, "message": row.public, "request_id": id,
         });
+        if let Some(fault) = fault {
+            json["fault"] = serde_json::json!({
+                "file": fault.file, "line": fault.line, "column": fault.column,
+                "hook": fault.hook.name(), "message": fault.message, "source": fault.source_line,
+            });
+        }
         (format!("{json}\n"), "application/json")
     };
     let mut headers = ctx.outcome.failure.as_ref().map(Failure::headers).unwrap_or_default();
     headers.push((header::CONTENT_TYPE, HeaderValue::from_static(media)));
     headers.push((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
     Page { status, headers, body: body.into() }
+}
+
+/// For an author at work; see `dev::fault_for_client`.
+fn fault_as_html(fault: &Fault) -> String {
+    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;");
+    let (hook, line) = (fault.hook.name(), fault.line);
+    let (place, message) = (fault.file.display().to_string(), escaped(&fault.message));
+    let (place, source) = (escaped(&place), escaped(&fault.source_line));
+    format!(
+        "<p>{place}:{line}:{} in {hook}: {message}</p>\n<pre>{line} | {source}</pre>\n",
+        fault.column
+    )
 }
 
 fn tell_log(failure: &Failure, row: &Row, ctx: &Ctx) {

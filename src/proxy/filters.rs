@@ -10,6 +10,7 @@ use pingora::ErrorType;
 use pingora_proxy::Session;
 
 use super::ctx::Ctx;
+use super::dev;
 use super::fail::Failure;
 use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
@@ -95,6 +96,11 @@ pub async fn run_hook(
         memory_bytes: figures.peak_memory as u64,
     };
     filter.metrics.run(hook.name(), label(&outcome), cost);
+    let fault = match &outcome {
+        Outcome::Fault(fault) => Some(&**fault),
+        _ => None,
+    };
+    dev::note(ctx, filter, hook, label(&outcome), (figures, fault));
     match outcome {
         Outcome::Continue => Next::Continue(exchange),
         Outcome::Answer(answer) => Next::Answer(exchange, answer),

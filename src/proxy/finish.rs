@@ -7,6 +7,7 @@ use pingora::Error;
 use pingora_proxy::Session;
 
 use super::ctx::{Ctx, Facts};
+use super::dev;
 use super::exchange;
 use super::fail;
 use super::filters::run_hook;
@@ -40,6 +41,7 @@ pub async fn record(
     {
         Box::pin(run_on_log(session, ctx, shared, &route)).await;
     }
+    dev::tell(session, ctx, shared);
 }
 
 fn count(ctx: &Ctx, shared: &Shared) {

@@ -6,6 +6,8 @@ mod accept;
 mod conform;
 /// Per-request state, in groups.
 mod ctx;
+/// What `selvedge dev` shows of a request.
+mod dev;
 /// Conversion between Pingora's messages and what scripts see.
 mod exchange;
 /// Every failure: status, public text, log level, metric label.

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, ModuleResolver, OptimizationLevel,
-    Position, Scope, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope, Stmt,
 };
 use rhai::{ParseErrorType, packages::Package, packages::StandardPackage};
 
 use super::api::{self, Facts};
 use super::caches::Pool;
+use super::coverage::Coverage;
 use super::diagnostic::Diagnostic;
 use super::fault::text_of;
 use super::fiber::{self, Fiber, Stop};
@@ -26,7 +26,7 @@ use crate::config::filters::Filter;
 use crate::state::Lists;
 
 /// What the top level of a script may use while it is loaded.
-const LOAD_LIMITS: Limits = Limits {
+pub(super) const LOAD_LIMITS: Limits = Limits {
     operations: 1_000_000,
     cpu: Duration::from_secs(2),
     wall: Duration::from_secs(10),
@@ -82,6 +82,12 @@ impl Script {
         &self.file
     }
 
+    /// The script's own file and all that it imports.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let imported = self.imports.files().into_iter().map(|imported| imported.file);
+        std::iter::once(self.file.clone()).chain(imported).collect()
+    }
+
     pub(super) fn source(&self) -> &str {
         &self.source
     }
@@ -89,26 +95,49 @@ impl Script {
 
 /// Reads and checks a filter's script; `lists` holds what it was granted of them.
 pub fn compile(filter: &Filter, lists: &Lists) -> Result<Script, Vec<Diagnostic>> {
-    let source = std::fs::read_to_string(&filter.script).map_err(|error| {
-        let message = format!("this script cannot be read: {error}");
-        vec![Diagnostic::at(&filter.script, "", Position::NONE, message)]
-    })?;
-    compile_source(filter, lists, source)
+    load(filter, lists, read(filter)?, None)
 }
 
 /// As [`compile`], with the text at hand; imports are still read from the script's folder.
+#[cfg(test)]
 pub(super) fn compile_source(
     filter: &Filter,
     lists: &Lists,
     source: String,
+) -> Result<Script, Vec<Diagnostic>> {
+    load(filter, lists, source, None)
+}
+
+/// As [`compile`], and notes what runs.
+pub(super) fn compile_covered(
+    filter: &Filter,
+    lists: &Lists,
+    coverage: &Coverage,
+) -> Result<Script, Vec<Diagnostic>> {
+    load(filter, lists, read(filter)?, Some(coverage.clone()))
+}
+
+fn read(filter: &Filter) -> Result<String, Vec<Diagnostic>> {
+    std::fs::read_to_string(&filter.script).map_err(|error| {
+        let message = format!("this script cannot be read: {error}");
+        vec![Diagnostic::at(&filter.script, "", Position::NONE, message)]
+    })
+}
+
+fn load(
+    filter: &Filter,
+    lists: &Lists,
+    source: String,
+    coverage: Option<Coverage>,
 ) -> Result<Script, Vec<Diagnostic>> {
     let file = filter.script.clone();
     let one = |message: String| vec![Diagnostic::at(&file, "", Position::NONE, message)];
     let load = Load {
         file: file.clone(),
         facts: Arc::new(Facts::of(filter, lists)),
-        imports: Imports::of(&filter.script),
+        imports: Imports::of(&filter.script).covered_by(coverage.clone()),
         source,
+        coverage,
     };
     let fiber = Fiber::new(LOAD_LIMITS, move || load.run()).map_err(|e| one(e.to_string()))?;
     let ended = drive(fiber);
@@ -120,7 +149,7 @@ pub(super) fn compile_source(
 }
 
 /// Drives a fiber that never waits (natives refuse to, at load) to its end on this thread.
-fn drive<R: Send + 'static>(mut fiber: Fiber<R>) -> fiber::Ended<R> {
+pub(super) fn drive<R: Send + 'static>(mut fiber: Fiber<R>) -> fiber::Ended<R> {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     loop {
         if let std::task::Poll::Ready(ended) = Pin::new(&mut fiber).poll(&mut cx) {
@@ -136,17 +165,23 @@ struct Load {
     facts: Arc<Facts>,
     imports: Imports,
     source: String,
+    coverage: Option<Coverage>,
 }
 
 impl Load {
     fn run(self) -> Result<Script, Vec<Diagnostic>> {
         let mut engine = new_engine(&self.facts);
         engine.set_module_resolver(self.imports.clone());
+        if let Some(coverage) = &self.coverage {
+            coverage.register(&mut engine);
+        }
         // As written: the optimiser turns `CONFIG.key = 1` into a harmless `0 = 1`.
         engine.set_optimization_level(OptimizationLevel::None);
         let first = self.parse(&engine, &Scope::new())?;
         engine.set_strict_variables(true);
-        self.bind_imports(&mut engine, &first)?;
+        self.imports
+            .bind(&mut engine, &first)
+            .map_err(|(position, message)| vec![self.problem(position, message)])?;
         let (file, source, facts) = (&self.file, &self.source, &self.facts);
         sound(Lint { engine: &engine, file, source, facts }.check_grants(&first))?;
         let constants = self.run_top_level(&mut engine, &first)?;
@@ -159,24 +194,35 @@ impl Load {
             problems.extend(lint.check_import(&ast));
         }
         sound(problems)?;
-        let ast = if has_try(&written) {
-            written
-        } else {
-            engine.set_optimization_level(OptimizationLevel::Simple);
-            self.parse(&engine, &constants)?
+        let text = match &self.coverage {
+            Some(coverage) => coverage.marked(file, source, &written),
+            None => source.clone(),
         };
+        if !has_try(&written) {
+            engine.set_optimization_level(OptimizationLevel::Simple);
+        }
+        let ast = self.parse_text(&engine, &constants, &text)?;
         freeze(&mut engine, &constants);
         let hooks = Hook::ALL.into_iter();
         let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
         let hooks = hooks.collect();
         let ast = ast.clone_functions_only();
-        let Self { file, facts, imports, source } = self;
+        let Self { file, facts, imports, source, .. } = self;
         let caches = Pool::default();
         Ok(Script { engine, ast, facts, file, source, imports, hooks, caches })
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {
-        let mut ast = engine.compile_with_scope(scope, &self.source).map_err(|error| {
+        self.parse_text(engine, scope, &self.source)
+    }
+
+    fn parse_text(
+        &self,
+        engine: &Engine,
+        scope: &Scope,
+        text: &str,
+    ) -> Result<AST, Vec<Diagnostic>> {
+        let mut ast = engine.compile_with_scope(scope, text).map_err(|error| {
             let message = error.0.to_string();
             let hint = match error.0.as_ref() {
                 ParseErrorType::VariableUndefined(name) => {
@@ -194,33 +240,6 @@ impl Load {
 
     fn problem(&self, position: Position, message: String) -> Diagnostic {
         Diagnostic::at(&self.file, &self.source, position, message)
-    }
-
-    /// Makes each import a module of the engine, as functions do not see the top level's.
-    fn bind_imports(&self, engine: &mut Engine, ast: &AST) -> Result<(), Vec<Diagnostic>> {
-        let mut imports = Vec::new();
-        ast.walk(&mut |path: &[ASTNode]| {
-            if let Some(ASTNode::Stmt(Stmt::Import(import, position))) = path.last() {
-                let file = match &import.0 {
-                    Expr::StringConstant(file, _) => Some(file.to_string()),
-                    _ => None,
-                };
-                imports.push((file, import.1.name.to_string(), *position));
-            }
-            true
-        });
-        for (file, alias, position) in imports {
-            let Some(file) = file else {
-                let message = "an import's path must be a plain string".to_owned();
-                return Err(vec![self.problem(position, message)]);
-            };
-            let module = self.imports.resolve(engine, None, &file, position);
-            let module = module.map_err(|e| vec![self.problem(position, text_of(&e))])?;
-            if !alias.is_empty() {
-                engine.register_static_module(alias, module);
-            }
-        }
-        Ok(())
     }
 
     /// Runs everything outside of functions once; what is const stays.
@@ -287,7 +306,7 @@ fn has_try(ast: &AST) -> bool {
 /// The optimiser, where it ran, has put scalars and `CONFIG.key` of a map in place already. What
 /// is left is an array or a map as a whole, of which each use is a copy: its cost grows with its
 /// size, so a hook that uses a large one often takes it into a variable first.
-fn freeze(engine: &mut Engine, constants: &Scope) {
+pub(super) fn freeze(engine: &mut Engine, constants: &Scope) {
     let frozen: HashMap<String, Dynamic> =
         constants.iter().map(|(name, _, value)| (name.to_owned(), value)).collect();
     #[expect(deprecated, reason = "marked volatile, not deprecated; the version is pinned")]

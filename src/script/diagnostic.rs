@@ -56,7 +56,10 @@ pub(super) fn definition(source: &str, function: &str) -> Position {
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, column, message, source_line, .. } = self;
-        write!(f, "{}:{line}:{column}: {message}", self.file.display())?;
+        match line {
+            0 => write!(f, "{}: {message}", self.file.display())?,
+            _ => write!(f, "{}:{line}:{column}: {message}", self.file.display())?,
+        }
         if !source_line.is_empty() {
             write!(f, "\n  {line} | {source_line}")?;
         }

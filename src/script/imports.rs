@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
+use rhai::{
+    AST, ASTNode, Engine, EvalAltResult, Expr, Module, ModuleResolver, Position, Scope, Stmt,
+};
 
 use super::api::handle_in;
+use super::coverage::Coverage;
+use super::fault::text_of;
 
 type SharedModule = Arc<Module>;
 type Resolved = Result<SharedModule, Box<EvalAltResult>>;
@@ -30,6 +34,7 @@ pub struct Imports {
     /// From the outermost inwards: what is being loaded now.
     loading: Arc<Mutex<Vec<String>>>,
     sealed: Arc<AtomicBool>,
+    coverage: Option<Coverage>,
 }
 
 impl Imports {
@@ -42,7 +47,40 @@ impl Imports {
             loaded: Arc::default(),
             loading: Arc::default(),
             sealed: Arc::default(),
+            coverage: None,
         }
+    }
+
+    /// What the imported functions run is noted there.
+    pub fn covered_by(mut self, coverage: Option<Coverage>) -> Self {
+        self.coverage = coverage;
+        self
+    }
+
+    /// Makes each import a module of the engine, as functions do not see the top level's.
+    pub fn bind(&self, engine: &mut Engine, ast: &AST) -> Result<(), (Position, String)> {
+        let mut imports = Vec::new();
+        ast.walk(&mut |path: &[ASTNode]| {
+            if let Some(ASTNode::Stmt(Stmt::Import(import, position))) = path.last() {
+                let file = match &import.0 {
+                    Expr::StringConstant(file, _) => Some(file.to_string()),
+                    _ => None,
+                };
+                imports.push((file, import.1.name.to_string(), *position));
+            }
+            true
+        });
+        for (file, alias, position) in imports {
+            let Some(file) = file else {
+                return Err((position, "an import's path must be a plain string".to_owned()));
+            };
+            let module = self.resolve(engine, None, &file, position);
+            let module = module.map_err(|error| (position, text_of(&error)))?;
+            if !alias.is_empty() {
+                engine.register_static_module(alias, module);
+            }
+        }
+        Ok(())
     }
 
     /// From now on only what is loaded already can be imported.
@@ -105,7 +143,11 @@ impl Imports {
         // Run for its constants, which a module does not show; its own imports are loaded then.
         let mut scope = Scope::new();
         engine.run_ast_with_scope(&mut scope, &ast)?;
-        let module = Module::eval_ast_as_new(Scope::new(), &ast, engine)?;
+        let module = Module::eval_ast_as_new(
+            Scope::new(),
+            &self.runnable(engine, &ast, &source, &file)?,
+            engine,
+        )?;
         let constants = scope.iter().filter(|(_, constant, _)| *constant);
         let exported = module.iter_var().map(|(name, value)| (name, true, value.clone()));
         for (name, _, value) in constants.chain(exported) {
@@ -119,6 +161,22 @@ impl Imports {
         }
         self.files.lock().push(Imported { file, source, ast });
         Ok(module.into())
+    }
+}
+
+impl Imports {
+    /// What is run of a file: with marks, where its lines are counted.
+    fn runnable(
+        &self,
+        engine: &Engine,
+        ast: &AST,
+        source: &str,
+        file: &Path,
+    ) -> Result<AST, Box<EvalAltResult>> {
+        let Some(coverage) = &self.coverage else { return Ok(ast.clone()) };
+        let mut marked = engine.compile(coverage.marked(file, source, ast))?;
+        marked.set_source(file.display().to_string());
+        Ok(marked)
     }
 }
 

@@ -5,13 +5,13 @@
 mod api;
 mod caches;
 mod compile;
+mod coverage;
 mod crypto;
 mod diagnostic;
 mod exchange;
 mod fault;
 mod fiber;
 mod harness;
-mod harness_state;
 mod hooks;
 mod host;
 mod imports;
@@ -21,8 +21,9 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub use api::reference;
+pub use api::{definitions, reference};
 pub use compile::{Script, compile};
+pub use coverage::{Coverage, Covered};
 pub use crypto::KeySets;
 pub use diagnostic::Diagnostic;
 pub use exchange::{
@@ -31,7 +32,10 @@ pub use exchange::{
 };
 pub use fault::{Cause, Fault};
 pub use fiber::CountingAlloc;
-pub use harness::{Tested, test_file};
+pub use harness::{
+    Failure, Report, ReportedFailure, ReportedFile, ReportedTest, Tested, required, test_file,
+    tests_of,
+};
 pub use hooks::Hook;
 pub use host::{
     BoxFuture, FakeHost, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host,

@@ -1,6 +1,7 @@
 //! Tests of the runtime as its callers see it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
 use crate::state::{Lists, Live};
 
 mod api;
+mod coverage;
 mod crypto;
 mod hostile;
 mod lint;
@@ -34,6 +36,7 @@ fn filter() -> Filter {
         state: grants(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
+        tests: Default::default(),
     }
 }
 

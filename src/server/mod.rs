@@ -11,12 +11,13 @@ use std::sync::Arc;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 
+use crate::admin::Reload;
 use crate::config::problem::Problem;
 use crate::config::service::{AccessLog as AccessLogConfig, AccessLogFormat};
 use crate::config::upstreams::MAX_RETRIES;
 use crate::config::{Config, Input};
 use crate::listen::BindError;
-use crate::snapshot::{Shared, Snapshot};
+use crate::snapshot::{Shared, Show, Snapshot};
 use crate::state::{OpenError, State};
 use crate::telemetry::access_log::Format;
 use crate::telemetry::access_log::{AccessLog, AccessLogError, Target};
@@ -44,6 +45,15 @@ pub struct Source {
     pub input: Input,
     pub config: Config,
     pub threads: usize,
+    /// For `selvedge dev`.
+    pub dev: Option<Dev>,
+}
+
+/// What an author at work gets beside the service.
+pub struct Dev {
+    pub show: Show,
+    /// Runs on a thread of its own and reloads when it sees fit.
+    pub watch: Box<dyn FnOnce(Arc<dyn Reload>) + Send>,
 }
 
 /// Serves until a signal ends it and what is in flight is done. `announce` is called once, with
@@ -52,17 +62,18 @@ pub fn run(
     source: Source,
     announce: impl Fn(&[(String, SocketAddr)]) + Send + Sync + 'static,
 ) -> Result<(), StartError> {
-    let Source { input, config, threads } = source;
+    let Source { input, config, threads, dev } = source;
     let bindings = Bindings::open(&config)?;
     let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Metrics(e.to_string()))?);
-    let access_log = open_access_log(&config.access_log, &metrics)?;
+    let (show, watch) = dev.map_or((None, None), |dev| (Some(dev.show), Some(dev.watch)));
+    let access_log = open_access_log(&config.access_log, &metrics, show.is_some())?;
     let fixed = reload::Fixed::of(&config);
     let files = files::Files::of(&config);
     let snapshot =
         Snapshot::build(config, input.file(), &metrics, None).map_err(StartError::Problems)?;
     let state = State::open(&snapshot.state, &metrics)?;
     metrics.reloaded(true);
-    let shared = Arc::new(Shared::new(snapshot, metrics, state, access_log));
+    let shared = Arc::new(Shared::new(snapshot, metrics, state, access_log, show));
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
     server.bootstrap();
@@ -70,6 +81,9 @@ pub fn run(
     let listeners = Arc::new(Listeners::new(proxy, &shared, input, fixed, files));
     server.add_service(service::Service::new(Arc::clone(&listeners), bindings, Arc::new(announce)));
     let signals = signals::Signals::new(Arc::clone(&listeners));
+    if let Some(watch) = watch {
+        std::thread::spawn(move || watch(listeners));
+    }
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
     shared.state.close();
     if let Some(log) = &*shared.access_log.load() {
@@ -78,11 +92,16 @@ pub fn run(
     Ok(())
 }
 
-/// The access log as configured; `None` where it is off.
+/// The access log as configured; `None` where it is off, and in place of stdout where an author
+/// reads something better there.
 fn open_access_log(
     config: &AccessLogConfig,
     metrics: &Metrics,
+    dev: bool,
 ) -> Result<Option<AccessLog>, AccessLogError> {
+    if dev && config.path.is_none() {
+        return Ok(None);
+    }
     let format = match config.format {
         AccessLogFormat::Off => return Ok(None),
         AccessLogFormat::Json => Format::Json,

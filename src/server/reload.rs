@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use serde_yaml::Value as Yaml;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::files::Files;
 use super::open_access_log;
@@ -35,7 +36,7 @@ impl Fixed {
 impl Reload for Listeners {
     fn reload(&self) -> Reloaded {
         let mut files = self.reloading.lock();
-        let outcome = self.swap(&mut files);
+        let outcome = beside_requests(|| self.swap(&mut files));
         self.shared.metrics.reloaded(outcome.is_ok());
         match &outcome {
             Ok(changes) => log::info!("reloaded: {changes}"),
@@ -71,7 +72,7 @@ impl Listeners {
         let log_changed = next.effective.get("access_log") != previous.effective.get("access_log");
         let log = match log_changed {
             true => Some(
-                open_access_log(&access_log, &self.shared.metrics)
+                open_access_log(&access_log, &self.shared.metrics, self.shared.dev.is_some())
                     .map_err(|error| self.problem(&error.to_string()))?,
             ),
             false => None,
@@ -105,6 +106,16 @@ impl Listeners {
         let mut problems = Problems::new(self.input.file());
         problems.add(Pos::default(), "", message, None);
         problems.into_sorted()
+    }
+}
+
+/// Compiling scripts and running their tests takes a while: other workers take over meanwhile what
+/// this one would have served.
+fn beside_requests<T>(work: impl FnOnce() -> T) -> T {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    match flavor {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 

@@ -134,7 +134,7 @@ impl Store for Disk {
                 log::error!("a thread of the store panicked");
             }
         }
-        *self.core.database.write() = None;
+        self.core.shut();
     }
 }
 

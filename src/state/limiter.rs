@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use super::TestClock;
 use super::keys::Keys;
 use crate::config::state::{Algorithm, RateLimit};
 use crate::telemetry::handles::RateLimitMetrics;
@@ -30,8 +31,30 @@ pub struct Limiters {
     by_name: ArcSwap<HashMap<String, Arc<Limiter>>>,
     /// None in tests.
     metrics: Option<Arc<Metrics>>,
-    /// Times are nanoseconds from here.
-    start: Instant,
+    clock: Clock,
+}
+
+enum Clock {
+    /// Times are counted from here.
+    Since(Instant),
+    Test(TestClock),
+}
+
+impl Clock {
+    fn nanoseconds(&self) -> u64 {
+        let time = match self {
+            Self::Since(start) => start.elapsed(),
+            Self::Test(now) => now(),
+        };
+        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for Limiters {
+    fn default() -> Self {
+        let clock = Clock::Since(Instant::now());
+        Self { by_name: ArcSwap::default(), metrics: None, clock }
+    }
 }
 
 struct Limiter {
@@ -49,8 +72,12 @@ struct Spent {
 }
 
 impl Limiters {
-    pub(super) fn new(metrics: Option<Arc<Metrics>>) -> Self {
-        Self { by_name: ArcSwap::default(), metrics, start: Instant::now() }
+    pub(super) fn counted(metrics: &Arc<Metrics>) -> Self {
+        Self { metrics: Some(Arc::clone(metrics)), ..Self::default() }
+    }
+
+    pub(super) fn by(clock: TestClock) -> Self {
+        Self { clock: Clock::Test(clock), ..Self::default() }
     }
 
     /// Counts one request of `key`, if the limit allows it.
@@ -58,8 +85,7 @@ impl Limiters {
         let limiter = self.limiter(&limit.name);
         let (decision, forgotten) = limiter.keys.with(key, limit.keys, |spent| {
             // Taken inside of the lock, so that a key's time never goes back.
-            let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            spent.take(limit, now)
+            spent.take(limit, self.clock.nanoseconds())
         });
         if let Some(metrics) = &limiter.metrics {
             metrics.decided(decision.allowed);
@@ -248,7 +274,7 @@ mod tests {
 
     #[test]
     fn threads_together_get_exactly_the_limit() {
-        let limiters = Limiters::new(None);
+        let limiters = Limiters::default();
         let limit = limit(100, 60_000, Algorithm::SlidingWindow);
         let counts: Vec<usize> = std::thread::scope(|scope| {
             let work = || (0..100).filter(|_| limiters.take(&limit, "key").allowed).count();

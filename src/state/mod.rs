@@ -20,6 +20,7 @@ mod threads;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use counters::Counters;
 pub use dict::{Dict, Value};
@@ -43,10 +44,18 @@ pub struct State {
     pub locks: Locks,
 }
 
+/// The time since 1970, as a test has it.
+pub type TestClock = Arc<dyn Fn() -> Duration + Send + Sync>;
+
 /// Nothing on disk, and nobody counts: for tests.
 impl Default for State {
     fn default() -> Self {
-        Self::with(Some(Arc::new(Memory::default())), None)
+        Self {
+            store: Some(Arc::new(Memory::default())),
+            limiters: Limiters::default(),
+            counters: Counters::default(),
+            locks: Locks::default(),
+        }
     }
 }
 
@@ -59,16 +68,13 @@ impl State {
             }
             None => None,
         };
-        Ok(Self::with(store, Some(Arc::clone(metrics))))
+        let limiters = Limiters::counted(metrics);
+        Ok(Self { store, limiters, counters: Counters::default(), locks: Locks::default() })
     }
 
-    fn with(store: Option<Arc<dyn Store>>, metrics: Option<Arc<Metrics>>) -> Self {
-        Self {
-            store,
-            limiters: Limiters::new(metrics),
-            counters: Counters::default(),
-            locks: Locks::default(),
-        }
+    /// In memory, by the test's clock.
+    pub fn for_test(store: Arc<Memory>, clock: TestClock) -> Self {
+        Self { store: Some(store), limiters: Limiters::by(clock), ..Self::default() }
     }
 
     /// Forgets what the configuration no longer has. Entries of the store stay.

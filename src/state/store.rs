@@ -90,6 +90,8 @@ pub enum StoreError {
     Unavailable(&'static str),
 }
 
+pub(super) const FAILED: StoreError = StoreError::Unavailable("the store's disk fails");
+
 impl StoreError {
     /// As in `e.kind` of scripts and in metrics.
     pub fn kind(&self) -> &'static str {

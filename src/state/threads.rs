@@ -12,7 +12,7 @@ use redb::Database;
 use tokio::sync::oneshot;
 
 use super::disk::OpenError;
-use super::store::{Page, Put, StoreError, now_ms};
+use super::store::{FAILED, Page, Put, StoreError, now_ms};
 use super::tables::{self, Reading, Writing};
 use crate::config::state::Namespace;
 use crate::telemetry::log::RateLimited;
@@ -26,8 +26,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// the file anew reads all of it.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-const FAILED: StoreError = StoreError::Unavailable("the store's disk fails");
 
 /// What the threads share.
 pub struct Core {
@@ -79,13 +77,19 @@ impl Core {
         Ok(Self {
             path: path.to_owned(),
             cache,
-            database: RwLock::new(Some(open_file(path, cache)?)),
+            database: RwLock::new(Some(open(path, cache)?)),
             broken: AtomicBool::new(false),
             bytes_waiting: AtomicUsize::new(0),
             metrics: Arc::clone(metrics),
             failures_logged: RateLimited::new(1),
         })
     }
+}
+
+fn open(path: &Path, cache: usize) -> Result<Database, OpenError> {
+    caught(|| open_file(path, cache)).unwrap_or_else(|panic| {
+        Err(OpenError::Failed { path: path.display().to_string(), cause: panic.into() })
+    })
 }
 
 fn open_file(path: &Path, cache: usize) -> Result<Database, OpenError> {
@@ -142,10 +146,13 @@ impl Change {
 }
 
 /// A damaged file can make redb panic, which is no worse than a disk that fails.
-fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    let done = done.map_err(|_| "it panicked: the file may be damaged".to_owned())?;
-    done.map_err(|error| error.to_string())
+    done.map_err(|_| "it panicked: the file may be damaged".to_owned())
+}
+
+fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
+    caught(work)?.map_err(|error| error.to_string())
 }
 
 /// On the store's own threads, which may block.
@@ -179,7 +186,7 @@ impl Core {
     /// Carries out a batch, and answers when it is on disk.
     fn write_all(&self, batch: Vec<Write>, pause: &mut Pause) {
         if self.broken.swap(false, Relaxed) {
-            *self.database.write() = None;
+            self.shut();
         }
         if self.database.read().is_none() && pause.is_over() && !self.open_anew() {
             pause.begin();
@@ -198,7 +205,7 @@ impl Core {
             Some(Err(error)) => {
                 self.tell(&error);
                 // At once, for the readers.
-                *self.database.write() = None;
+                self.shut();
                 self.open_anew();
                 pause.begin();
                 batch.iter().map(|_| Err(FAILED)).collect()
@@ -280,9 +287,16 @@ impl Core {
         let _ = asked.reply.send(result);
     }
 
+    pub fn shut(&self) {
+        let database = self.database.write().take();
+        if let Err(panic) = caught(|| drop(database)) {
+            self.tell(&panic);
+        }
+    }
+
     /// After a failure redb refuses all else until then.
     fn open_anew(&self) -> bool {
-        match open_file(&self.path, self.cache) {
+        match open(&self.path, self.cache) {
             Ok(database) => {
                 log::info!("the store {} is open again", self.path.display());
                 *self.database.write() = Some(database);
@@ -302,7 +316,9 @@ impl Core {
     }
 
     pub fn show_sizes(&self) {
-        if let Some(Err(error)) = self.database.read().as_ref().map(|db| self.show_sizes_of(db)) {
+        let database = self.database.read();
+        let Some(database) = &*database else { return };
+        if let Err(error) = guarded(|| self.show_sizes_of(database)) {
             self.tell(&error);
         }
     }

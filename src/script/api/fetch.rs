@@ -191,18 +191,7 @@ pub fn granted(grant: &Fetch, url: &str) -> Outcome<Uri> {
     if grant.allow.contains(&origin) {
         return Ok(uri);
     }
-    Err(fail("denied", format!("{} is not in this filter's fetch.allow", shown(&origin))))
-}
-
-/// An origin as in a URL.
-pub fn shown(origin: &Origin) -> String {
-    let Origin { tls, host, port } = origin;
-    match (tls, port) {
-        (false, 80) => format!("http://{host}"),
-        (true, 443) => format!("https://{host}"),
-        (false, _) => format!("http://{host}:{port}"),
-        (true, _) => format!("https://{host}:{port}"),
-    }
+    Err(fail("denied", format!("{origin} is not in this filter's fetch.allow")))
 }
 
 fn origin_of(uri: &Uri) -> Option<Origin> {

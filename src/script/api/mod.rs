@@ -6,6 +6,7 @@ pub(super) mod convert;
 mod cookies;
 mod crypto;
 mod ctx;
+mod definitions;
 mod encoding;
 mod fetch;
 mod hashing;
@@ -36,13 +37,15 @@ mod upstreams;
 mod url;
 
 pub use convert::handle_in;
-pub use fetch::{granted, shown};
+pub use definitions::definitions;
+pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response};
 pub use reference::reference;
-pub use state::{Facts, tag_for_load, tag_for_run};
+pub use state::{Facts, tag_for_load, tag_for_run, wait};
 pub use table::Doc;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use once_cell::sync::Lazy;
@@ -125,18 +128,19 @@ struct Modules {
     named: Vec<(&'static str, SharedModule)>,
     docs: Vec<table::Doc>,
     settable: Vec<&'static str>,
+    kinds: BTreeMap<&'static str, &'static str>,
 }
 
 // Built once: functions without state, shared by all engines.
 static MODULES: Lazy<Modules> = Lazy::new(|| {
-    let table::Table { global, named, docs, settable, .. } = table();
+    let table::Table { global, named, docs, settable, kinds, .. } = table();
     let indexed = |mut module: Module| -> SharedModule {
         // Else each engine would copy the module to index it.
         module.build_index();
         module.into()
     };
     let named = named.into_iter().map(|(name, module)| (name, indexed(module))).collect();
-    Modules { global: global.into(), named, docs, settable }
+    Modules { global: global.into(), named, docs, settable, kinds }
 });
 
 /// Gives an engine the whole API.
@@ -150,6 +154,11 @@ pub fn register(engine: &mut Engine) {
 /// Everything documented, for the reference and the test of examples.
 pub fn docs() -> &'static [table::Doc] {
     &MODULES.docs
+}
+
+/// A type's name for scripts, by its name in Rust.
+fn kind(rust: &str) -> Option<&'static str> {
+    MODULES.kinds.get(rust).copied()
 }
 
 /// Properties that can be set, as `req.path`.

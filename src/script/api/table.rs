@@ -1,5 +1,6 @@
 //! The table of functions: each is registered and documented in one place.
 
+use std::any::type_name;
 use std::collections::BTreeMap;
 
 use rhai::{FuncRegistration, Module, RhaiNativeFunc};
@@ -14,6 +15,21 @@ pub struct Doc {
     pub example: Option<&'static str>,
     /// Further ways to write it.
     pub overloads: Vec<&'static str>,
+    /// All that is registered under it, in types of Rust.
+    pub forms: Vec<Form>,
+}
+
+/// One registered function: as it is written, what it takes and what it gives.
+pub struct Form {
+    pub signature: &'static str,
+    pub takes: &'static str,
+    pub gives: &'static str,
+}
+
+impl Form {
+    fn of<A, R>(signature: &'static str) -> Self {
+        Self { signature, takes: type_name::<A>(), gives: type_name::<R>() }
+    }
 }
 
 impl Doc {
@@ -32,6 +48,8 @@ pub struct Table {
     pub docs: Vec<Doc>,
     /// Properties that can be set, as `req.path`.
     pub settable: Vec<&'static str>,
+    /// Names of types, by their Rust names.
+    pub kinds: BTreeMap<&'static str, &'static str>,
     area: &'static str,
 }
 
@@ -43,6 +61,7 @@ impl Table {
     /// A type's name in messages.
     pub fn kind<T: 'static>(&mut self, name: &'static str) -> &mut Self {
         self.global.set_custom_type::<T>(name);
+        self.kinds.insert(type_name::<T>(), name);
         self
     }
 
@@ -58,7 +77,7 @@ impl Table {
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
     {
-        self.document(signature, text);
+        self.document(signature, text, Form::of::<A, R>(signature));
         self.register(signature, function)
     }
 
@@ -72,11 +91,11 @@ impl Table {
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
     {
-        if let Some(doc) = self.docs.last_mut()
-            && doc.signature != signature
-            && !doc.overloads.contains(&signature)
-        {
-            doc.overloads.push(signature);
+        if let Some(doc) = self.docs.last_mut() {
+            doc.forms.push(Form::of::<A, R>(signature));
+            if doc.signature != signature && !doc.overloads.contains(&signature) {
+                doc.overloads.push(signature);
+            }
         }
         self.register(signature, function)
     }
@@ -94,9 +113,9 @@ impl Table {
         self.register(signature, function)
     }
 
-    fn document(&mut self, signature: &'static str, text: &'static str) {
-        let doc = Doc { area: self.area, signature, text, example: None, overloads: Vec::new() };
-        self.docs.push(doc);
+    fn document(&mut self, signature: &'static str, text: &'static str, form: Form) {
+        let (area, overloads, forms) = (self.area, Vec::new(), vec![form]);
+        self.docs.push(Doc { area, signature, text, example: None, overloads, forms });
     }
 
     fn register<A: 'static, const N: usize, const X: bool, R, const F: bool, T>(
@@ -129,7 +148,7 @@ impl Table {
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, 1, X, R, F> + Send + Sync + 'static,
     {
-        self.document(signature, text);
+        self.document(signature, text, Form::of::<A, R>(signature));
         let name = signature.rsplit('.').next().unwrap_or(signature);
         FuncRegistration::new_getter(name)
             .with_purity(true)
@@ -165,7 +184,7 @@ impl Table {
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, 2, X, R, F> + Send + Sync + 'static,
     {
-        self.document(signature, text);
+        self.document(signature, text, Form::of::<A, R>(signature));
         FuncRegistration::new_index_getter()
             .with_purity(true)
             .set_into_module(&mut self.global, getter);

@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use corosensei::Yielder;
+// Under `selvedge test` this clock moves only while scripts wait: no limit depends on the machine.
+use tokio::time::Instant;
 
 use super::{Resume, Suspend, registers, stack};
 use crate::script::meter::{LimitHit, LimitKind, Limits, RunFigures};
@@ -226,6 +228,11 @@ pub fn charge(bytes: usize) {
     if operations > 0 {
         registers::set_fuel(registers::fuel().saturating_sub(operations));
     }
+}
+
+/// The reverse of [`charge`], for what is counted and is not the script's own work.
+pub fn refund(operations: i32) {
+    registers::set_fuel(registers::fuel().saturating_add(operations));
 }
 
 #[inline(never)]

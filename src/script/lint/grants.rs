@@ -63,7 +63,7 @@ impl Lint<'_> {
             _ => return None,
         };
         let error = api::granted(&self.facts.fetch, text).err()?;
-        let granted: Vec<String> = self.facts.fetch.allow.iter().map(api::shown).collect();
+        let granted: Vec<String> = self.facts.fetch.allow.iter().map(ToString::to_string).collect();
         let hint = match granted.as_slice() {
             [] => "this filter has no fetch.allow: add the origin to it".to_owned(),
             some => format!("fetch.allow has {}", some.join(", ")),

@@ -1,48 +1,45 @@
-//! What filters under test keep: grants and lists from a test's settings, and a state that several
-//! requests of a test share.
+//! What filters under test keep: grants and lists from a test's settings, and `state()`, by which
+//! a test reads and sets what its requests share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rhai::{Array, Dynamic, Engine, EvalAltResult, Map, Position};
+use rhai::{Dynamic, Engine, Map};
 
-use super::api::convert::to_json;
+use super::bench::Bench;
+use super::given::{array_in, known, map_in};
+use super::{Told, told};
 use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
 use crate::config::values::parse_duration;
-use crate::state::{Dict, IpSet, Lists, Live, Put, State, Store, When};
+use crate::script::api::convert::to_json;
+use crate::state::{Dict, IpSet, Lists, Live, Memory, Put, State, Store, When};
 
-type Told<T> = Result<T, Box<EvalAltResult>>;
-
-/// Keys of a filter's settings that are read here.
-pub const SETTINGS: [&str; 6] = ["kv", "rate_limits", "counters", "locks", "dicts", "ipsets"];
-
-/// `state()`: what requests leave for each other.
+/// `state()`: what the requests of a test keep.
 #[derive(Clone)]
-struct Kept(Arc<State>);
+struct Kept {
+    state: Arc<State>,
+    store: Arc<Memory>,
+}
 
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Engine, bench: &Arc<Bench>) {
+    let bench = Arc::clone(bench);
     engine
         .register_type_with_name::<Kept>("State")
-        .register_fn("state", || Kept(Arc::default()))
+        .register_fn("state", move || {
+            let (state, store) = bench.stage().kept();
+            Kept { state, store }
+        })
         .register_fn("put", |kept: &mut Kept, namespace: &str, key: &str, value: Dynamic| {
-            put(&kept.0, namespace, key, &value)
+            put(&kept.store, namespace, key, &value)
         })
         .register_fn("get", |kept: &mut Kept, namespace: &str, key: &str| {
-            get(&kept.0, namespace, key)
+            get(&kept.store, namespace, key)
         })
+        .register_fn("fail", |kept: &mut Kept, failing: bool| kept.store.fail(failing))
         .register_fn("counter", |kept: &mut Kept, name: &str| {
-            kept.0.counters.get(name).load(std::sync::atomic::Ordering::Relaxed)
+            kept.state.counters.get(name).load(std::sync::atomic::Ordering::Relaxed)
         });
-}
-
-pub fn of(value: &Dynamic) -> Told<Arc<State>> {
-    let kept = value.read_lock::<Kept>().map(|kept| Arc::clone(&kept.0));
-    kept.ok_or_else(|| told("state: what state() gives".to_owned()))
-}
-
-fn told(message: String) -> Box<EvalAltResult> {
-    Box::new(EvalAltResult::ErrorRuntime(message.into(), Position::NONE))
 }
 
 /// As large as a configuration's by default.
@@ -50,37 +47,33 @@ fn namespace(name: &str) -> Arc<Namespace> {
     Arc::new(Namespace { name: name.to_owned(), size: 64 << 20, max_value: 256 << 10, ttl: None })
 }
 
-fn store(state: &State) -> Told<&Arc<dyn Store>> {
-    state.store.as_ref().ok_or_else(|| told("this state has no store".to_owned()))
-}
-
 /// The future of a store in memory, which never waits.
 fn now<T>(mut answer: crate::state::BoxFuture<'static, T>) -> Told<T> {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     match answer.as_mut().poll(&mut cx) {
         std::task::Poll::Ready(value) => Ok(value),
-        std::task::Poll::Pending => Err(told("the store of a test waits".to_owned())),
+        std::task::Poll::Pending => Err(told("the store of a test waits")),
     }
 }
 
-fn put(state: &State, of: &str, key: &str, value: &Dynamic) -> Told<()> {
+fn put(store: &Memory, of: &str, key: &str, value: &Dynamic) -> Told<()> {
     let text = match value.is_map() || value.is_array() {
         true => to_json(value)?.to_string(),
         false => value.to_string(),
     };
     let put = Put { key: key.to_owned(), value: text.into(), ttl: None, when: When::Always };
-    now(store(state)?.put(&namespace(of), put))?.map_err(|error| told(error.to_string()))?;
+    now(store.put(&namespace(of), put))?.map_err(|error| told(error.to_string()))?;
     Ok(())
 }
 
-fn get(state: &State, of: &str, key: &str) -> Told<Dynamic> {
-    let found = now(store(state)?.get(&namespace(of), key.to_owned()))?;
+fn get(store: &Memory, of: &str, key: &str) -> Told<Dynamic> {
+    let found = now(store.get(&namespace(of), key.to_owned()))?;
     let found = found.map_err(|error| told(error.to_string()))?;
     Ok(found.map_or(Dynamic::UNIT, |value| String::from_utf8_lossy(&value).into_owned().into()))
 }
 
 /// `kv: #{ flags: "read" }`, `rate_limits: #{ api: #{ limit: 10, per: "1s" } }`, and lists of names.
-pub fn grants(settings: &Map) -> Told<Grants> {
+pub fn grants_of(settings: &Map) -> Told<Grants> {
     let mut kv = BTreeMap::new();
     for (name, access) in map_in(settings, "kv")? {
         let access = match access.to_string().as_str() {
@@ -110,9 +103,7 @@ pub fn grants(settings: &Map) -> Told<Grants> {
 fn rate_limit(name: &str, given: &Dynamic) -> Told<RateLimit> {
     let wrong = |what: &str| told(format!("rate_limits.{name}: {what}"));
     let map = given.read_lock::<Map>().ok_or_else(|| wrong("a map with limit and per"))?;
-    if let Some(key) = map.keys().find(|k| !["limit", "per", "burst"].contains(&k.as_str())) {
-        return Err(wrong(&format!("there is no {key}; it has limit, per, burst")));
-    }
+    known(&map, &format!("the rate limit {name}"), &["limit", "per", "burst"])?;
     let count = |key: &str| -> Told<Option<u32>> {
         let Some(value) = map.get(key) else { return Ok(None) };
         let count = value.as_int().ok().and_then(|count| u32::try_from(count).ok());
@@ -134,7 +125,7 @@ fn rate_limit(name: &str, given: &Dynamic) -> Told<RateLimit> {
 }
 
 /// `dicts: #{ codes: #{ a: "1" } }`, `ipsets: #{ office: ["10.0.0.0/8"] }`.
-pub fn lists(settings: &Map) -> Told<Lists> {
+pub fn lists_of(settings: &Map) -> Told<Lists> {
     let mut lists = Lists::default();
     for (name, entries) in map_in(settings, "dicts")? {
         let dict = Dict::from_json(&to_json(&entries)?.to_string());
@@ -149,13 +140,6 @@ pub fn lists(settings: &Map) -> Told<Lists> {
     Ok(lists)
 }
 
-fn map_in(settings: &Map, key: &str) -> Told<Map> {
-    let Some(value) = settings.get(key) else { return Ok(Map::new()) };
-    value.clone().try_cast().ok_or_else(|| told(format!("{key}: a map")))
-}
-
 fn names_in(settings: &Map, key: &str) -> Told<BTreeSet<String>> {
-    let Some(value) = settings.get(key) else { return Ok(BTreeSet::new()) };
-    let names: Array = value.clone().try_cast().ok_or_else(|| told(format!("{key}: names")))?;
-    Ok(names.iter().map(ToString::to_string).collect())
+    Ok(array_in(settings, key)?.iter().map(ToString::to_string).collect())
 }

@@ -1,0 +1,197 @@
+//! One request's life through one filter, hook by hook, as `src/proxy/` leads it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::answers::Answer;
+use super::stage::Stage;
+use crate::config::filters::{Filter, OnFault};
+use crate::script::compile::Script;
+use crate::script::exchange::{
+    ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
+};
+use crate::script::fault::Fault;
+use crate::script::hooks::Hook;
+use crate::script::meter::{Limits, RunFigures};
+use crate::script::run::{Outcome, Run, run};
+
+/// A filter at work on one request.
+pub struct Life {
+    script: Arc<Script>,
+    stage: Arc<Stage>,
+    limits: Limits,
+    on_fault: OnFault,
+    /// Whether `on_request` let the request pass: only then do the later hooks see it.
+    entered: bool,
+    seen: Seen,
+}
+
+/// What came of it.
+pub struct Seen {
+    /// The request as the origin saw it, or as it was when the filter answered.
+    pub request: Arc<RequestDraft>,
+    pub attempts: usize,
+    /// As the client sees it, with the body that streamed past the filter.
+    pub response: ResponseDraft,
+    pub hooks: Vec<(Hook, &'static str, RunFigures)>,
+    /// The first one.
+    pub fault: Option<Fault>,
+}
+
+/// How the request goes on after a hook.
+enum Next {
+    Continue(Exchange),
+    Answer(Exchange, ResponseDraft),
+    /// It faulted, and the filter's policy is to stop there.
+    Broken(Exchange),
+}
+
+/// A request that was answered, and the body that no hook has seen.
+type Answered = (Exchange, ResponseDraft, Bytes);
+
+impl Life {
+    pub fn new(script: Arc<Script>, stage: Arc<Stage>, filter: &Filter, start: &Exchange) -> Self {
+        let seen = Seen {
+            request: Arc::clone(&start.request),
+            attempts: 0,
+            response: ResponseDraft::new(StatusCode::OK, ""),
+            hooks: Vec::new(),
+            fault: None,
+        };
+        let limits = Limits::from(&filter.limits);
+        Self { script, stage, limits, on_fault: filter.on_fault, entered: false, seen }
+    }
+
+    pub async fn live(mut self, start: Exchange, origin: Vec<Answer<ErrorInfo>>) -> Seen {
+        let (mut exchange, mut response, streamed) = match self.hook(Hook::Request, start).await {
+            Next::Answer(exchange, answer) => {
+                self.seen.request = Arc::clone(&exchange.request);
+                (exchange, answer, Bytes::new())
+            }
+            Next::Broken(exchange) => self.failed(exchange, filter_failed()).await,
+            Next::Continue(exchange) => {
+                self.entered = true;
+                self.seen.request = Arc::clone(&exchange.request);
+                self.forward(exchange, origin).await
+            }
+        };
+        exchange.response = Some(Arc::new(response.clone()));
+        self.hook(Hook::Log, exchange).await;
+        if response.body == ResponseBody::Untouched {
+            response.body = ResponseBody::Replaced(streamed);
+        }
+        self.seen.response = response;
+        self.seen
+    }
+
+    /// Asks the origin, again after each failure while there are answers.
+    async fn forward(&mut self, exchange: Exchange, origin: Vec<Answer<ErrorInfo>>) -> Answered {
+        let mut failure = filter_failed();
+        for answer in origin {
+            match self.hook(Hook::UpstreamRequest, exchange.clone()).await {
+                Next::Continue(copy) => self.seen.request = copy.request,
+                Next::Answer(_, answer) => {
+                    return self.respond(exchange, answer, Bytes::new()).await;
+                }
+                Next::Broken(_) => return self.failed(exchange, filter_failed()).await,
+            }
+            self.seen.attempts += 1;
+            tokio::time::sleep(answer.delay).await;
+            match answer.result {
+                Ok(response) => {
+                    let draft = ResponseDraft {
+                        status: response.status,
+                        headers: response.headers,
+                        body: ResponseBody::Untouched,
+                        from: From::Origin,
+                    };
+                    return self.respond(exchange, draft, response.body).await;
+                }
+                Err(info) => failure = info,
+            }
+        }
+        self.failed(exchange, failure).await
+    }
+
+    /// Shows a response to `on_response`.
+    async fn respond(
+        &mut self,
+        mut exchange: Exchange,
+        draft: ResponseDraft,
+        streamed: Bytes,
+    ) -> Answered {
+        exchange.response = Some(Arc::new(draft.clone()));
+        match self.hook(Hook::Response, exchange).await {
+            Next::Continue(mut exchange) => {
+                let edited = exchange.response.take().map_or(draft, Arc::unwrap_or_clone);
+                (exchange, edited, streamed)
+            }
+            Next::Answer(exchange, answer) => (exchange, answer, streamed),
+            Next::Broken(exchange) => self.failed(exchange, filter_failed()).await,
+        }
+    }
+
+    /// There is no usable response: `on_error` may make one, else a page is sent.
+    async fn failed(&mut self, mut exchange: Exchange, info: ErrorInfo) -> Answered {
+        let by_filter = info.kind == filter_failed().kind;
+        let status = StatusCode::from_u16(info.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let mut page = ResponseDraft::new(status, "");
+        page.from = From::Proxy;
+        if !self.entered {
+            return (exchange, page, Bytes::new());
+        }
+        exchange.error = Some(info);
+        let (mut exchange, own) = match self.hook(Hook::Error, exchange).await {
+            Next::Answer(exchange, answer) => (exchange, answer),
+            Next::Continue(exchange) | Next::Broken(exchange) => (exchange, page),
+        };
+        exchange.error = None;
+        // A filter that faults on the page of a failure must not hide the failure.
+        if by_filter {
+            return (exchange, own, Bytes::new());
+        }
+        exchange.response = Some(Arc::new(own.clone()));
+        match self.hook(Hook::Response, exchange).await {
+            Next::Continue(mut exchange) => {
+                let edited = exchange.response.take().map_or(own, Arc::unwrap_or_clone);
+                (exchange, edited, Bytes::new())
+            }
+            Next::Answer(exchange, answer) => (exchange, answer, Bytes::new()),
+            Next::Broken(exchange) => (exchange, own, Bytes::new()),
+        }
+    }
+
+    async fn hook(&mut self, hook: Hook, exchange: Exchange) -> Next {
+        if !self.script.has(hook) {
+            return Next::Continue(exchange);
+        }
+        let stage = Arc::clone(&self.stage);
+        let Run { exchange, outcome, figures } =
+            run(&self.script, hook, exchange, stage, self.limits).await;
+        let label = match &outcome {
+            Outcome::Continue => "continue",
+            Outcome::Answer(_) => "answer",
+            Outcome::Fault(_) => "fault",
+        };
+        self.seen.hooks.push((hook, label, figures));
+        match outcome {
+            Outcome::Continue => Next::Continue(exchange),
+            Outcome::Answer(answer) => Next::Answer(exchange, answer),
+            Outcome::Fault(fault) => {
+                self.seen.fault.get_or_insert(*fault);
+                match self.on_fault {
+                    OnFault::Open => Next::Continue(exchange),
+                    OnFault::Closed => Next::Broken(exchange),
+                }
+            }
+        }
+    }
+}
+
+/// As a fault is told to `on_error`.
+fn filter_failed() -> ErrorInfo {
+    let message = "a filter faulted".to_owned();
+    ErrorInfo { kind: "filter".to_owned(), status: 500, message }
+}
