@@ -283,6 +283,45 @@ routes: [{{ name: all, match: {{}}, filters: [look], respond: {{}} }}]
     assert_eq!(site.get("/").text(), "3 true", "at once, by a reload");
 }
 
+#[test]
+fn a_clients_place_is_looked_up_and_a_new_database_taken_in() {
+    let database = |country: &str| {
+        let mut database = maxminddb_writer::Database::default();
+        database.metadata.binary_format_major_version = 2;
+        let record = serde_json::json!({ "country": { "iso_code": country } });
+        let place = database.insert_value(record).expect("a value");
+        let client = maxminddb_writer::paths::IpAddrWithMask::new([127, 0, 0, 0].into(), 8);
+        database.insert_node(client, place);
+        database.write_to(Vec::new()).expect("written")
+    };
+    let folder = Folder::new();
+    let file = folder.path("places.mmdb");
+    std::fs::write(&file, database("SE")).expect("writes");
+    folder.write("own.csv", "network,asn\n127.0.0.1,64500\n");
+    folder.write(
+        "where.rhai",
+        "fn on_request(req) { let geo = req.client.geo;\n\
+         Response::text(`${geo.country} ${geo.eu} ${geo.asn} ${geo.city}`) }",
+    );
+    let config = format!(
+        "{PLAIN}
+state: {{ geo: [own.csv, places.mmdb] }}
+filters: {{ where: {{ script: where.rhai }} }}
+routes: [{{ name: all, match: {{}}, filters: [where], respond: {{}} }}]
+"
+    );
+    let site = Site::start_in(folder, &config);
+    let address = site.address("public");
+    assert_eq!(site.get("/").text(), "SE true 64500 ");
+    let next = site.folder.path("next.mmdb");
+    std::fs::write(&next, database("NO")).expect("writes");
+    std::fs::rename(&next, &file).expect("renames");
+    until("it is read anew", || get(address, "/").text() == "NO false 64500 ");
+    std::fs::write(&file, "nonsense").expect("writes");
+    site.logged("places.mmdb stays as it was: ");
+    assert_eq!(site.get("/").text(), "NO false 64500 ");
+}
+
 /// A browser with the cookie of the waiting room.
 struct Visitor<'s>(&'s Site, Option<String>);
 

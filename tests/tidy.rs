@@ -82,7 +82,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 10] = [
+const WALLS: [(&str, &[&str]); 11] = [
     ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),
@@ -90,6 +90,7 @@ const WALLS: [(&str, &[&str]); 10] = [
     ("rhai", &["script"]),
     ("corosensei", &["script"]),
     ("redb", &["state"]),
+    ("maxminddb", &["state"]),
     ("ring", &["script", "tls", "upstream"]),
     ("prometheus", &["telemetry"]),
     ("clap", &["cli", "main"]),

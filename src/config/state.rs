@@ -20,6 +20,8 @@ pub struct State {
     pub locks: BTreeSet<String>,
     pub dicts: Vec<Dict>,
     pub ipsets: Vec<IpSet>,
+    /// Files that know where addresses are; the first counts most.
+    pub geo: Vec<At<PathBuf>>,
 }
 
 /// The embedded store.
@@ -111,6 +113,9 @@ section! {
         dicts: Named<RawDict> = "{}",
         /// Sets of networks, for `ipset(name)`.
         ipsets: Named<RawIpSet> = "{}",
+        /// Files that know where addresses are, for `req.client.geo`: databases of MaxMind
+        /// (`.mmdb`), and `.csv` of networks. What the first knows of an address, it knows best.
+        geo: Vec<At<PathBuf>> = "[]",
     }
 }
 
@@ -219,6 +224,7 @@ pub fn resolve(raw: RawState, problems: &mut Problems) -> State {
         locks: names(raw.locks, problems),
         dicts: raw.dicts.0.into_iter().map(|(name, d)| dict(name.value, d, problems)).collect(),
         ipsets: raw.ipsets.0.into_iter().map(|(name, set)| ip_set(name, set, problems)).collect(),
+        geo: geo(raw.geo, problems),
     }
 }
 
@@ -301,6 +307,19 @@ fn ip_set(name: At<String>, raw: RawIpSet, problems: &mut Problems) -> IpSet {
         name.problem(problems, "an ipset needs a file or networks", None);
     }
     IpSet { name: name.value, file: raw.file, networks: raw.networks }
+}
+
+fn geo(files: Vec<At<PathBuf>>, problems: &mut Problems) -> Vec<At<PathBuf>> {
+    for (index, file) in files.iter().enumerate() {
+        let extension = file.value.extension().and_then(|extension| extension.to_str());
+        if !matches!(extension, Some("mmdb" | "csv")) {
+            file.problem(problems, "a geo file ends in .mmdb or .csv", None);
+        }
+        if files[..index].iter().any(|before| before.value == file.value) {
+            file.problem(problems, "this file is here twice", None);
+        }
+    }
+    files
 }
 
 /// What a filter's section says of its grants.

@@ -19,7 +19,7 @@ use crate::script::{
     Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
-use crate::state::State;
+use crate::state::{Place, State};
 use crate::telemetry::handles::RunCost;
 use crate::telemetry::trace::TraceContext;
 use crate::upstream::client::{Client, ClientError, ClientRequest, Target};
@@ -200,6 +200,10 @@ impl Host for Hands {
 
     fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    fn place(&self, address: IpAddr) -> Result<Place, String> {
+        self.snapshot.lists.place(address)
     }
 
     fn key_sets(&self) -> &KeySets {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,7 @@ use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 
 use super::crypto::KeySets;
-use crate::state::State;
+use crate::state::{Place, State};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -24,6 +25,9 @@ pub trait Host: Send + Sync {
 
     /// What outlives the request: the store, limits, counters, locks.
     fn state(&self) -> &Arc<State>;
+
+    /// Where an address is, if the configuration says who knows it. The error is a damaged file's.
+    fn place(&self, address: IpAddr) -> Result<Place, String>;
 
     /// Fetched keys, which outlive the run.
     fn key_sets(&self) -> &KeySets;
@@ -120,6 +124,7 @@ pub struct FakeHost {
     /// In memory; several hosts may share one.
     pub state: Arc<State>,
     pub key_sets: KeySets,
+    pub place: Place,
 }
 
 impl FakeHost {
@@ -155,6 +160,10 @@ impl Host for FakeHost {
 
     fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    fn place(&self, _: IpAddr) -> Result<Place, String> {
+        Ok(self.place.clone())
     }
 
     fn key_sets(&self) -> &KeySets {

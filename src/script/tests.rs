@@ -11,7 +11,7 @@ use super::compile::compile_source;
 use super::*;
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
-use crate::state::{Lists, Live};
+use crate::state::{Geo, Lists, Live, Location, Place};
 
 mod api;
 mod coverage;
@@ -72,6 +72,7 @@ fn lists() -> Lists {
     Lists {
         dicts: BTreeMap::from([("codes".to_owned(), Arc::new(Live::fixed(codes)))]),
         ipsets: BTreeMap::from([("office".to_owned(), Arc::new(Live::fixed(office)))]),
+        geo: vec![Arc::new(Live::fixed(Geo::default()))],
     }
 }
 

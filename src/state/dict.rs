@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::csv::records;
 use super::lists::{Bad, MOST_ENTRIES};
 
 #[derive(Debug, Default)]
@@ -41,28 +42,19 @@ impl Dict {
         Self(entries.collect()).bounded()
     }
 
-    /// RFC 4180 without a header: two fields a line, in quotes where they hold a comma, a quote
-    /// (written twice) or a line break. Empty lines are skipped.
+    /// RFC 4180 without a header: two fields a line.
     pub fn from_csv(text: &str) -> Result<Self, Bad> {
         let mut entries = HashMap::new();
-        let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut line = 1;
-        while !rest.is_empty() {
-            let (fields, next, lines) = record(rest).map_err(|m| Bad::at(line, 1, m))?;
-            match fields.as_slice() {
-                [empty] if empty.is_empty() => {}
-                [key, value] => {
-                    let value = Value::Text(value.as_str().into());
-                    if entries.insert(key.as_str().into(), value).is_some() {
-                        return Err(Bad::at(line, 1, format!("the key \"{key}\" is here twice")));
-                    }
-                }
-                fields => {
-                    let message = format!("a line is key,value, and this one has {}", fields.len());
-                    return Err(Bad::at(line, 1, message));
-                }
+        for record in records(text) {
+            let (line, fields) = record?;
+            let [key, value] = fields.as_slice() else {
+                let message = format!("a line is key,value, and this one has {}", fields.len());
+                return Err(Bad::at(line, 1, message));
+            };
+            let value = Value::Text(value.as_str().into());
+            if entries.insert(key.as_str().into(), value).is_some() {
+                return Err(Bad::at(line, 1, format!("the key \"{key}\" is here twice")));
             }
-            (rest, line) = (next, line + lines);
         }
         Self(entries).bounded()
     }
@@ -71,57 +63,6 @@ impl Dict {
         match self.0.len() {
             0..=MOST_ENTRIES => Ok(self),
             more => Err(Bad::whole(format!("{more} entries, more than {MOST_ENTRIES}"))),
-        }
-    }
-}
-
-/// The fields of the first record, what follows it, and the lines that it takes.
-fn record(text: &str) -> Result<(Vec<String>, &str, usize), String> {
-    let mut fields = Vec::new();
-    let mut rest = text;
-    loop {
-        let field;
-        (field, rest) = match rest.strip_prefix('"') {
-            Some(quoted) => quoted_field(quoted)?,
-            None => {
-                let end = rest.find([',', '\n']).unwrap_or(rest.len());
-                let (field, rest) = rest.split_at(end);
-                let field =
-                    if rest.starts_with(',') { field } else { field.trim_end_matches('\r') };
-                (field.to_owned(), rest)
-            }
-        };
-        fields.push(field);
-        if let Some(next) = rest.strip_prefix(',') {
-            rest = next;
-            continue;
-        }
-        let after = rest.strip_prefix('\r').unwrap_or(rest);
-        let next = match after.strip_prefix('\n') {
-            Some(next) => next,
-            None if after.is_empty() => after,
-            None => return Err("text after a closing quote".to_owned()),
-        };
-        let taken = &text[..text.len() - next.len()];
-        return Ok((fields, next, taken.matches('\n').count()));
-    }
-}
-
-/// What stands before the closing quote, and what follows that.
-fn quoted_field(text: &str) -> Result<(String, &str), String> {
-    let mut field = String::new();
-    let mut rest = text;
-    loop {
-        let Some((before, after)) = rest.split_once('"') else {
-            return Err("a quote is not closed".to_owned());
-        };
-        field.push_str(before);
-        match after.strip_prefix('"') {
-            Some(next) => {
-                field.push('"');
-                rest = next;
-            }
-            None => return Ok((field, after)),
         }
     }
 }

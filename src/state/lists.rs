@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::dict::Dict;
+use super::geo::{Geo, Place};
 use super::ipset::IpSet;
 use crate::config::read::At;
 use crate::config::state::State;
@@ -51,6 +53,8 @@ pub struct ListError {
 pub struct Lists {
     pub dicts: BTreeMap<String, Arc<Live<Dict>>>,
     pub ipsets: BTreeMap<String, Arc<Live<IpSet>>>,
+    /// Of the files that know where addresses are, the first counts most.
+    pub geo: Vec<Arc<Live<Geo>>>,
 }
 
 /// A list, as its file was when it was last read.
@@ -109,11 +113,25 @@ impl List for IpSet {
     }
 }
 
+impl List for Geo {
+    fn read(source: &Source) -> Result<Self, Bad> {
+        let Some(file) = &source.file else { return Err(Bad::whole("there is no file")) };
+        match Self::is_max_mind(file) {
+            true => Self::from_max_mind(bytes_of(file)?),
+            false => Self::from_csv(&text_of(file)?),
+        }
+    }
+}
+
 fn is_json(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "json")
 }
 
 fn text_of(file: &Path) -> Result<String, Bad> {
+    String::from_utf8(bytes_of(file)?).map_err(|_| Bad::whole("not a text in UTF-8"))
+}
+
+fn bytes_of(file: &Path) -> Result<Vec<u8>, Bad> {
     let mut bytes = Vec::new();
     File::open(file)
         .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
@@ -121,7 +139,7 @@ fn text_of(file: &Path) -> Result<String, Bad> {
     if bytes.len() as u64 > MOST_BYTES {
         return Err(Bad::whole(format!("larger than {} MiB", MOST_BYTES >> 20)));
     }
-    String::from_utf8(bytes).map_err(|_| Bad::whole("not a text in UTF-8"))
+    Ok(bytes)
 }
 
 fn stamp_of(file: &Path) -> Option<Stamp> {
@@ -176,6 +194,11 @@ impl<T> Live<T> {
         Self::new(list, Source { file: None, networks: Vec::new() }, None)
     }
 
+    /// Its name; empty where there is none.
+    fn file(&self) -> String {
+        self.source.file.as_ref().map_or_else(String::new, |file| file.display().to_string())
+    }
+
     pub fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         read(&self.current.load())
     }
@@ -206,15 +229,35 @@ impl Lists {
                 (Err(_), None) => {}
             }
         }
+        for (index, file) in declared.geo.iter().enumerate() {
+            let source = Source { file: Some(file.value.clone()), networks: Vec::new() };
+            let before = before.and_then(|lists| lists.geo.get(index));
+            match Live::load_or_keep(source, before) {
+                Ok(live) => lists.geo.push(live),
+                Err(bad) => errors.push(ListError { file: file.clone(), bad }),
+            }
+        }
         if errors.is_empty() { Ok(lists) } else { Err(errors) }
+    }
+
+    /// Where an address is. The error is a damaged file's.
+    pub fn place(&self, address: IpAddr) -> Result<Place, String> {
+        // As a connection over IPv6 shows an IPv4 client.
+        let address = address.to_canonical();
+        let mut place = Place::default();
+        for file in &self.geo {
+            place = place.or(file.read(|geo| geo.place(address))?);
+        }
+        Ok(place)
     }
 
     /// Takes in files that changed, and tells the log. One that cannot be used changes nothing.
     /// Reads files: not for a worker thread.
     pub fn refresh(&self) {
-        let dicts = self.dicts.iter().map(|(name, dict)| ("dict", name, dict.refresh()));
-        let ipsets = self.ipsets.iter().map(|(name, set)| ("ipset", name, set.refresh()));
-        for (kind, name, refreshed) in dicts.chain(ipsets) {
+        let dicts = self.dicts.iter().map(|(name, dict)| ("dict", name.clone(), dict.refresh()));
+        let ipsets = self.ipsets.iter().map(|(name, set)| ("ipset", name.clone(), set.refresh()));
+        let geo = self.geo.iter().map(|file| ("geo file", file.file(), file.refresh()));
+        for (kind, name, refreshed) in dicts.chain(ipsets).chain(geo) {
             match refreshed {
                 None => {}
                 Some(Ok(())) => log::info!("the {kind} {name} was read anew"),

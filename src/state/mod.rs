@@ -4,8 +4,10 @@
 //! It knows no scripts: grants are checked before it is asked.
 
 mod counters;
+mod csv;
 mod dict;
 mod disk;
+mod geo;
 mod ipset;
 mod keys;
 mod limiter;
@@ -25,6 +27,7 @@ use std::time::Duration;
 pub use counters::Counters;
 pub use dict::{Dict, Value};
 pub use disk::{Disk, OpenError};
+pub use geo::{Geo, Location, Place};
 pub use ipset::IpSet;
 pub use limiter::{Decision, Limiters};
 pub use lists::{Bad, ListError, Lists, Live};

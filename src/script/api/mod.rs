@@ -7,8 +7,10 @@ mod cookies;
 mod crypto;
 mod ctx;
 mod definitions;
+mod device;
 mod encoding;
 mod fetch;
+mod geo;
 mod hashing;
 mod headers;
 mod json;
@@ -80,6 +82,7 @@ fn table() -> table::Table {
         .kind::<client::ClientHandle>("Client")
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
+        .kind::<geo::Geo>("Geo")
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")
@@ -99,6 +102,7 @@ fn table() -> table::Table {
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);
+    geo::area(&mut table);
     ctx::area(&mut table);
     fetch::area(&mut table);
     kv::area(&mut table);

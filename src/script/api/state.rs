@@ -26,6 +26,8 @@ pub struct Facts {
     /// Those of `state.dicts` and `state.ipsets`.
     pub dicts: BTreeMap<String, Arc<Live<Dict>>>,
     pub ipsets: BTreeMap<String, Arc<Live<IpSet>>>,
+    /// Whether the configuration knows where addresses are.
+    pub geo: bool,
 }
 
 impl Facts {
@@ -33,6 +35,7 @@ impl Facts {
         Self {
             dicts: granted(&filter.state.dicts, &lists.dicts),
             ipsets: granted(&filter.state.ipsets, &lists.ipsets),
+            geo: !lists.geo.is_empty(),
             state: filter.state.clone(),
             name: filter.name.clone(),
             // Left out, it is a map without names, so that each of them is `()`.

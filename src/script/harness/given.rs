@@ -14,8 +14,9 @@ use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secre
 use crate::script::api::convert::{scalar_text, to_json};
 use crate::script::api::seconds;
 use crate::script::exchange::{CertInfo, Exchange, RequestDraft, TlsInfo};
+use crate::state::{Location, Place};
 
-const REQUEST: [&str; 18] = [
+const REQUEST: [&str; 19] = [
     "method",
     "url",
     "scheme",
@@ -26,6 +27,7 @@ const REQUEST: [&str; 18] = [
     "cookies",
     "ip",
     "port",
+    "geo",
     "tls",
     "id",
     "route",
@@ -86,6 +88,27 @@ pub fn upstreams_of(given: &Map) -> Told<Option<BTreeMap<String, bool>>> {
         Ok((name.to_string(), healthy))
     };
     map_in(given, "upstreams")?.into_iter().map(one).collect::<Told<_>>().map(Some)
+}
+
+/// Where the client is.
+pub fn place_of(given: &Map) -> Told<Place> {
+    let geo = map_in(given, "geo")?;
+    known(&geo, "geo", &["country", "region", "city", "continent", "lat", "lon", "tz", "asn"])?;
+    let angle = |key: &str| -> Told<Option<f64>> {
+        let Some(value) = geo.get(key) else { return Ok(None) };
+        let number = value.as_float().or_else(|_| value.as_int().map(|int| int as f64));
+        number.map(Some).map_err(|_| not(key, &value.to_string(), "a number"))
+    };
+    let location = Location {
+        country: text(&geo, "country"),
+        region: text(&geo, "region"),
+        city: text(&geo, "city"),
+        continent: text(&geo, "continent"),
+        lat: angle("lat")?,
+        lon: angle("lon")?,
+        tz: text(&geo, "tz"),
+    };
+    Ok(Place { location, asn: geo.get("asn").map(|asn| whole("asn", asn)).transpose()? })
 }
 
 /// Method and URL; `scheme`, `host` and `path` say parts of it.

@@ -1,6 +1,7 @@
 //! The world that a filter under test sees: prepared answers, a clock that stands still, a seed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use crate::script::crypto::KeySets;
 use crate::script::host::{
     BoxFuture, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host, LogLine,
 };
-use crate::state::{Memory, State, TestClock};
+use crate::state::{Memory, Place, State, TestClock};
 
 /// 2026-01-01T00:00:00Z, where every test begins.
 const BEGIN: Duration = Duration::from_secs(1_767_225_600);
@@ -39,6 +40,8 @@ struct Props {
     answers: Answers,
     /// Upstreams and whether they are healthy; all are where the test names none.
     upstreams: Option<BTreeMap<String, bool>>,
+    /// Where the client is.
+    place: Place,
     calls: Calls,
     printed: Vec<String>,
 }
@@ -59,6 +62,7 @@ impl Stage {
             seed: 0,
             answers: Answers::default(),
             upstreams: None,
+            place: Place::default(),
             calls: Calls::default(),
             printed: Vec::new(),
         });
@@ -76,9 +80,10 @@ impl Stage {
     }
 
     /// A new request begins.
-    pub fn begin(&self, answers: Answers, upstreams: Option<BTreeMap<String, bool>>) {
+    pub fn begin(&self, answers: Answers, upstreams: Option<BTreeMap<String, bool>>, place: Place) {
         let mut props = self.props.lock();
-        (props.answers, props.upstreams, props.calls) = (answers, upstreams, Calls::default());
+        (props.answers, props.upstreams, props.place) = (answers, upstreams, place);
+        props.calls = Calls::default();
     }
 
     pub fn take_calls(&self) -> Calls {
@@ -158,6 +163,10 @@ impl Host for Stage {
         &self.state
     }
 
+    fn place(&self, _: IpAddr) -> Result<Place, String> {
+        Ok(self.props.lock().place.clone())
+    }
+
     fn key_sets(&self) -> &KeySets {
         &self.key_sets
     }
@@ -205,6 +214,10 @@ impl Host for Own {
 
     fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    fn place(&self, _: IpAddr) -> Result<Place, String> {
+        Ok(Place::default())
     }
 
     fn key_sets(&self) -> &KeySets {

@@ -13,7 +13,7 @@ use super::{Told, told};
 use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
 use crate::config::values::parse_duration;
 use crate::script::api::convert::to_json;
-use crate::state::{Dict, IpSet, Lists, Live, Memory, Put, State, Store, When};
+use crate::state::{Dict, Geo, IpSet, Lists, Live, Memory, Put, State, Store, When};
 
 /// `state()`: what the requests of a test keep.
 #[derive(Clone)]
@@ -126,7 +126,9 @@ fn rate_limit(name: &str, given: &Dynamic) -> Told<RateLimit> {
 
 /// `dicts: #{ codes: #{ a: "1" } }`, `ipsets: #{ office: ["10.0.0.0/8"] }`.
 pub fn lists_of(settings: &Map) -> Told<Lists> {
-    let mut lists = Lists::default();
+    // Where a client is, each request says.
+    let places = Arc::new(Live::fixed(Geo::default()));
+    let mut lists = Lists { geo: vec![places], ..Lists::default() };
     for (name, entries) in map_in(settings, "dicts")? {
         let dict = Dict::from_json(&to_json(&entries)?.to_string());
         let dict = dict.map_err(|_| told(format!("dicts.{name}: a map of values by key")))?;
