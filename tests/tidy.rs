@@ -4,22 +4,46 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our modules each may use; see ARCHITECTURE.md.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("config", &[]),
     ("telemetry", &["config"]),
     ("routing", &["config"]),
     ("tls", &["config", "telemetry"]),
     ("listen", &["config", "telemetry", "tls"]),
     ("upstream", &["config", "telemetry"]),
-    ("script", &["config", "telemetry", "upstream"]),
-    ("snapshot", &["config", "telemetry", "routing", "tls", "listen", "upstream", "script"]),
+    ("state", &["config", "telemetry"]),
+    ("script", &["config", "telemetry", "upstream", "state"]),
+    (
+        "snapshot",
+        &["config", "telemetry", "routing", "tls", "listen", "upstream", "state", "script"],
+    ),
     (
         "proxy",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "snapshot"],
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "state",
+            "script",
+            "snapshot",
+        ],
     ),
     (
         "admin",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "snapshot"],
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "state",
+            "script",
+            "snapshot",
+        ],
     ),
     (
         "server",
@@ -30,6 +54,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
             "tls",
             "listen",
             "upstream",
+            "state",
             "script",
             "snapshot",
             "proxy",
@@ -45,6 +70,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
             "tls",
             "listen",
             "upstream",
+            "state",
             "script",
             "snapshot",
             "proxy",
@@ -56,13 +82,15 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 9] = [
+const WALLS: [(&str, &[&str]); 11] = [
     ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),
     ("pingora_load_balancing", &["upstream"]),
     ("rhai", &["script"]),
     ("corosensei", &["script"]),
+    ("redb", &["state"]),
+    ("maxminddb", &["state"]),
     ("ring", &["script", "tls", "upstream"]),
     ("prometheus", &["telemetry"]),
     ("clap", &["cli", "main"]),

@@ -165,6 +165,21 @@ pub fn body(ctx: &mut Ctx, body: &mut Option<Bytes>, end: bool) -> Result<()> {
     transform::piece(ctx, body, end)
 }
 
+/// The origin sends trailers, so no piece was the last. What a filter still has to send takes
+/// their place: they were about other bytes.
+pub async fn before_trailers(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Bytes>> {
+    if !ctx.scripts.replaced && ctx.scripts.body.is_none() {
+        return Ok(None);
+    }
+    let mut rest = None;
+    if let Err(error) = body(ctx, &mut rest, true) {
+        // Pingora would only log it, and end the response as if it were whole.
+        session.downstream_session.shutdown().await;
+        return Err(error);
+    }
+    Ok(Some(rest.unwrap_or_default()))
+}
+
 fn finish_head(
     session: &mut Session,
     head: &mut ResponseHeader,

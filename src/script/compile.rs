@@ -23,6 +23,7 @@ use super::imports::{Imported, Imports};
 use super::lint::{Lint, nearest};
 use super::meter::{LIVE_FIBERS, Limits};
 use crate::config::filters::Filter;
+use crate::state::Lists;
 
 /// What the top level of a script may use while it is loaded.
 pub(super) const LOAD_LIMITS: Limits = Limits {
@@ -54,6 +55,7 @@ pub struct Script {
     source: String,
     imports: Imports,
     hooks: Vec<Hook>,
+    transforms: bool,
     pub(super) caches: Pool,
 }
 
@@ -67,6 +69,11 @@ impl Script {
     /// Whether the hook is defined; one that is not costs nothing.
     pub fn has(&self, hook: Hook) -> bool {
         self.hooks.contains(&hook)
+    }
+
+    /// Whether it may transform bodies that come for it, as far as its text tells.
+    pub fn transforms(&self) -> bool {
+        self.transforms
     }
 
     pub fn name(&self) -> &str {
@@ -93,23 +100,28 @@ impl Script {
     }
 }
 
-/// Reads and checks a filter's script.
-pub fn compile(filter: &Filter) -> Result<Script, Vec<Diagnostic>> {
-    load(filter, read(filter)?, None)
+/// Reads and checks a filter's script; `lists` holds what it was granted of them.
+pub fn compile(filter: &Filter, lists: &Lists) -> Result<Script, Vec<Diagnostic>> {
+    load(filter, lists, read(filter)?, None)
 }
 
 /// As [`compile`], with the text at hand; imports are still read from the script's folder.
 #[cfg(test)]
-pub(super) fn compile_source(filter: &Filter, source: String) -> Result<Script, Vec<Diagnostic>> {
-    load(filter, source, None)
+pub(super) fn compile_source(
+    filter: &Filter,
+    lists: &Lists,
+    source: String,
+) -> Result<Script, Vec<Diagnostic>> {
+    load(filter, lists, source, None)
 }
 
 /// As [`compile`], and notes what runs.
 pub(super) fn compile_covered(
     filter: &Filter,
+    lists: &Lists,
     coverage: &Coverage,
 ) -> Result<Script, Vec<Diagnostic>> {
-    load(filter, read(filter)?, Some(coverage.clone()))
+    load(filter, lists, read(filter)?, Some(coverage.clone()))
 }
 
 fn read(filter: &Filter) -> Result<String, Vec<Diagnostic>> {
@@ -121,6 +133,7 @@ fn read(filter: &Filter) -> Result<String, Vec<Diagnostic>> {
 
 fn load(
     filter: &Filter,
+    lists: &Lists,
     source: String,
     coverage: Option<Coverage>,
 ) -> Result<Script, Vec<Diagnostic>> {
@@ -128,7 +141,7 @@ fn load(
     let one = |message: String| vec![Diagnostic::at(&file, "", Position::NONE, message)];
     let load = Load {
         file: file.clone(),
-        facts: Arc::new(Facts::of(filter)),
+        facts: Arc::new(Facts::of(filter, lists)),
         imports: Imports::of(&filter.script).covered_by(coverage.clone()),
         source,
         coverage,
@@ -200,10 +213,13 @@ impl Load {
         let hooks = Hook::ALL.into_iter();
         let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
         let hooks = hooks.collect();
+        let imported = self.imports.files();
+        let mut asts = std::iter::once(&ast).chain(imported.iter().map(|imported| &imported.ast));
+        let transforms = asts.any(Lint::transforms);
         let ast = ast.clone_functions_only();
         let Self { file, facts, imports, source, .. } = self;
         let caches = Pool::default();
-        Ok(Script { engine, ast, facts, file, source, imports, hooks, caches })
+        Ok(Script { engine, ast, facts, file, source, imports, hooks, transforms, caches })
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {

@@ -1,11 +1,13 @@
 //! What Rhai would find only at run time, found when a script is loaded.
 
+mod bodies;
 mod calls;
 mod closures;
 mod constants;
 mod grants;
 mod in_place;
 mod members;
+mod names;
 mod results;
 
 use std::path::Path;
@@ -15,6 +17,20 @@ use rhai::{AST, ASTNode, Engine, Expr, FnCallExpr, Position, Stmt};
 use super::api::Facts;
 use super::diagnostic::{Diagnostic, definition};
 use super::hooks::Hook;
+
+/// Methods of a response that transform its body (`api/transforms.rs`). Two of them have
+/// namesakes of arrays and strings: better one `Range` too many not asked for.
+const TRANSFORMS: [&str; 9] = [
+    "append",
+    "map_chunks",
+    "map_events",
+    "map_json",
+    "map_lines",
+    "prepend",
+    "replace_regex",
+    "replace_text",
+    "rewrite_html",
+];
 
 pub struct Lint<'a> {
     pub engine: &'a Engine,
@@ -28,9 +44,11 @@ impl Lint<'_> {
         let mut found = self.hooks(ast);
         self.calls(ast, &mut found);
         self.closures(ast, &mut found);
+        self.bodies(ast, &mut found);
         self.constants(ast, &mut found);
         self.namespaces(ast, &mut found);
         self.grants(ast, &mut found);
+        self.names(ast, &mut found);
         self.members(ast, &mut found);
         self.results(ast, &mut found);
         self.in_place(ast, &mut found);
@@ -38,10 +56,22 @@ impl Lint<'_> {
         found
     }
 
+    /// Whether it calls what transforms a body.
+    pub fn transforms(ast: &AST) -> bool {
+        let mut found = false;
+        ast.walk(&mut |path: &[ASTNode]| {
+            let call = path.last().and_then(call_of);
+            found |= call.is_some_and(|(call, _)| TRANSFORMS.contains(&call.name.as_str()));
+            !found
+        });
+        found
+    }
+
     /// What stands before the script's first run, since its top level may ask for secrets.
     pub fn check_grants(&self, ast: &AST) -> Vec<Diagnostic> {
         let mut found = Vec::new();
         self.grants(ast, &mut found);
+        self.names(ast, &mut found);
         found
     }
 
@@ -53,6 +83,7 @@ impl Lint<'_> {
         self.constants(ast, &mut found);
         self.grants(ast, &mut found);
         self.in_place(ast, &mut found);
+        self.names(ast, &mut found);
         self.catches(ast, &mut found);
         found
     }

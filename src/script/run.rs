@@ -6,6 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 
+use http::{HeaderMap, Method};
 use rhai::{Dynamic, EvalAltResult, EvalContext, GlobalRuntimeState, Map, Scope};
 
 use super::api::{self, Given, Objects, Response};
@@ -17,7 +18,7 @@ use super::fiber::{self, Ended, Fiber, NoStack, Stop};
 use super::hooks::Hook;
 use super::host::Host;
 use super::meter::{Limits, RunFigures};
-use crate::transform::{Pipeline, Stage};
+use crate::transform::{Body, Error, Fit, Pipeline, Stage, fit};
 
 /// What a run leaves.
 pub struct Run {
@@ -198,22 +199,42 @@ fn transform(scene: Scene, mut left: Left, given: &Given, port: &Port) -> Made {
         Err(fault) => return failed(left, fault),
     };
     if let ResponseBody::Replaced(body) = &draft.body {
+        let body = body.clone();
         fiber::forbid_waits(true);
-        let mut out = Vec::with_capacity(body.len());
-        let done = stages.push(body, &mut out).and_then(|()| stages.end(&mut out));
-        return match done {
-            Ok(()) => {
-                draft.body = ResponseBody::Replaced(out.into());
-                Made::Hook(left, None)
-            }
-            Err(error) => failed(left, callback::fault(&scene, error)),
+        return match at_once(&scene, draft, stages, &body) {
+            Ok(()) => Made::Hook(left, None),
+            Err(fault) => failed(left, fault),
         };
+    }
+    if scene.hook == Hook::Log {
+        let message = "this body has been sent, and cannot be transformed any more".to_owned();
+        let fault = Fault::new(&scene.script, Hook::Log, Cause::Error, message);
+        return failed(left, Box::new(fault));
     }
     if !calls_back {
         return Made::Hook(left, Some(stages));
     }
     let served = port.serve(left, stages);
     Made::Body(served.map_err(|error| callback::fault(&scene, error)))
+}
+
+/// Transforms a body that is in hand; it is sent unpacked.
+fn at_once(
+    scene: &Scene,
+    draft: &mut ResponseDraft,
+    stages: Pipeline,
+    body: &[u8],
+) -> Result<(), Box<Fault>> {
+    let broken = |error| callback::fault(scene, error);
+    match fit(&Method::GET, &HeaderMap::new(), draft.status, &mut draft.headers) {
+        Ok(Fit::HeadOnly) => Ok(()),
+        Ok(Fit::Body { from, .. }) => {
+            let mut way = Body::new(stages, from, None).map_err(broken)?;
+            draft.body = ResponseBody::Replaced(way.take(body, true).map_err(broken)?.into());
+            Ok(())
+        }
+        Err(obstacle) => Err(callback::fault(scene, Error::Callback(obstacle.into()))),
+    }
 }
 
 #[inline(never)]

@@ -42,6 +42,10 @@ pub fn fit(
     status: StatusCode,
     headers: &mut HeaderMap,
 ) -> Result<Fit, Obstacle> {
+    // Nothing streams by that a stage could be shown.
+    if headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0") {
+        return Ok(Fit::HeadOnly);
+    }
     let from = coding(status, headers)?;
     let to = from.and_then(|from| answered(from, request));
     edit(headers, from, to);
@@ -50,6 +54,26 @@ pub fn fit(
         return Ok(Fit::HeadOnly);
     }
     Ok(Fit::Body { from, to })
+}
+
+/// Makes the origin's copy of a request ask for what can be transformed: no part of a body (a
+/// server may ignore `Range`; RFC 9110, 14.2), and no coding that is not known.
+pub fn ask(request: &mut HeaderMap) {
+    request.remove(header::RANGE);
+    request.remove(header::IF_RANGE);
+    if !request.contains_key(header::ACCEPT_ENCODING) {
+        return;
+    }
+    let known = words(request, &header::ACCEPT_ENCODING).filter(|word| {
+        let name = word.split(';').next().unwrap_or_default().trim();
+        name.eq_ignore_ascii_case("identity") || Coding::of(name).is_some()
+    });
+    let known = known.collect::<Vec<_>>().join(", ");
+    let known = if known.is_empty() { "identity" } else { &known };
+    // Made of what was a header's value.
+    if let Ok(value) = HeaderValue::from_str(known) {
+        request.insert(header::ACCEPT_ENCODING, value);
+    }
 }
 
 /// The coding that the body is in, if it can be transformed.

@@ -28,7 +28,7 @@ pub use events::{Event, Events, OnEvent};
 pub use html::{Element, Html, HtmlError, Markup, OnElement, OnText, Place, Rule};
 pub use json::{Document, Json, OnJson, Value};
 pub use lines::{Lines, OnLine};
-pub use message::{Fit, Obstacle, fit};
+pub use message::{Fit, Obstacle, ask, fit};
 pub use pipeline::{Pipeline, Stage};
 pub use regex::{Groups, OnMatch, RegexError, Replacement, ReplaceRegex};
 pub use text::ReplaceText;
