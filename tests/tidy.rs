@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our modules each may use; see ARCHITECTURE.md.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
+    ("transform", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
     ("routing", &["config"]),
@@ -12,10 +13,20 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("listen", &["config", "telemetry", "tls"]),
     ("upstream", &["config", "telemetry"]),
     ("state", &["config", "telemetry"]),
-    ("script", &["config", "telemetry", "upstream", "state"]),
+    ("script", &["config", "telemetry", "transform", "upstream", "state"]),
     (
         "snapshot",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "state", "script"],
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "state",
+            "script",
+            "transform",
+        ],
     ),
     (
         "proxy",
@@ -28,6 +39,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "upstream",
             "state",
             "script",
+            "transform",
             "snapshot",
         ],
     ),
@@ -42,6 +54,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "upstream",
             "state",
             "script",
+            "transform",
             "snapshot",
         ],
     ),
@@ -56,6 +69,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "upstream",
             "state",
             "script",
+            "transform",
             "snapshot",
             "proxy",
             "admin",
@@ -72,6 +86,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "upstream",
             "state",
             "script",
+            "transform",
             "snapshot",
             "proxy",
             "admin",
@@ -82,7 +97,13 @@ const LAYERS: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 11] = [
+const WALLS: [(&str, &[&str]); 17] = [
+    ("lol_html", &["transform"]),
+    ("flate2", &["transform"]),
+    ("brotli", &["transform"]),
+    ("zstd", &["transform"]),
+    ("regex_automata", &["transform"]),
+    ("html_escape", &["transform"]),
     ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),

@@ -376,7 +376,8 @@ fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
 
 #[test]
 fn ac_034_fields_leave_json_and_all_else_stays() {
-    let json = br#"{"id":9007199254740993,"user":{"ssn":"1","name":"x"},"items":[{"cost":1,"n":2}]}"#;
+    let json =
+        br#"{"id":9007199254740993,"user":{"ssn":"1","name":"x"},"items":[{"cost":1,"n":2}]}"#;
     let less = br#"{"id":9007199254740993,"user":{"name":"x"},"items":[{"n":2}]}"#;
     let config = "{ remove: [user.ssn, \"items[].cost\"] }";
     let head = "Content-Type: application/json\r\nETag: \"1\"\r\nContent-MD5: x\r\n";
@@ -390,9 +391,7 @@ fn ac_034_fields_leave_json_and_all_else_stays() {
     let packed = in_pieces(head, split(&gzip(json), 5), Duration::ZERO);
     let site = through("json_fields", config, packed);
     let mut client = site.connect();
-    client
-        .send(b"GET / HTTP/1.1\r\nHost: a.test\r\nAccept-Encoding: gzip\r\n\r\n")
-        .expect("sent");
+    client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nAccept-Encoding: gzip\r\n\r\n").expect("sent");
     let answer = client.receive(false).expect("an answer");
     assert_eq!(header(&answer, "content-encoding"), Some("gzip"));
     assert_eq!(gunzip(&answer.body), less);
@@ -400,7 +399,8 @@ fn ac_034_fields_leave_json_and_all_else_stays() {
     assert_eq!(header(&unpacked, "content-encoding"), None, "a client that accepts none");
     assert_eq!(unpacked.body, less);
 
-    let odd = in_pieces("Content-Type: application/json\r\n", vec![b"{no".to_vec()], Duration::ZERO);
+    let odd =
+        in_pieces("Content-Type: application/json\r\n", vec![b"{no".to_vec()], Duration::ZERO);
     let site = through("json_fields", config, odd);
     assert_eq!(site.get("/").body, b"{no");
     site.logged("the body is no JSON");
@@ -414,8 +414,11 @@ fn ac_037_text_is_replaced_as_it_streams_by() {
     let pieces = vec![first, b"d.test and http://old.test".to_vec()];
     let head = "Content-Type: text/html\r\nETag: \"1\"\r\n";
     let origin = in_pieces(head, pieces, Duration::from_secs(1));
-    let site =
-        through("replace_text", "{ from: \"http://old.test\", to: \"https://new.example\" }", origin);
+    let site = through(
+        "replace_text",
+        "{ from: \"http://old.test\", to: \"https://new.example\" }",
+        origin,
+    );
     let started = Instant::now();
     let mut client = site.connect();
     client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nRange: bytes=0-9\r\n\r\n").expect("sent");
@@ -427,7 +430,10 @@ fn ac_037_text_is_replaced_as_it_streams_by() {
     assert_eq!(answer.status, 200, "no part is transformed");
     let expected = [vec![b'x'; 10_000], b"https://new.example and https://new.example".to_vec()];
     assert_eq!(answer.body, expected.concat());
-    assert_eq!((header(&answer, "etag"), header(&answer, "content-length")), (Some("W/\"1\""), None));
+    assert_eq!(
+        (header(&answer, "etag"), header(&answer, "content-length")),
+        (Some("W/\"1\""), None)
+    );
 }
 
 #[test]
@@ -454,8 +460,10 @@ fn ac_040_links_are_rewritten_and_all_else_is_the_same() {
 /// Card numbers in a stream of events, each of which comes on at once.
 #[test]
 fn cards_are_masked_in_a_stream_of_events() {
-    let pieces = vec![b"data: 4111 1111 11".to_vec(), b"11 1111\n\n".to_vec(), b"data: 7\n\n".to_vec()];
-    let origin = in_pieces("Content-Type: text/event-stream\r\n", pieces, Duration::from_millis(300));
+    let pieces =
+        vec![b"data: 4111 1111 11".to_vec(), b"11 1111\n\n".to_vec(), b"data: 7\n\n".to_vec()];
+    let origin =
+        in_pieces("Content-Type: text/event-stream\r\n", pieces, Duration::from_millis(300));
     let answer = through("mask_cards", "{}", origin).get("/");
     assert_eq!(answer.text(), "data: **** **** **** 1111\n\ndata: 7\n\n");
 }
@@ -469,7 +477,9 @@ fn a_large_document_passes_in_flat_memory() {
     let origin = raw_origin(move |mut stream| {
         read_head(&mut stream);
         let length = PIECES * size;
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n");
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n"
+        );
         let _ = stream.write_all(head.as_bytes());
         for _ in 0..PIECES {
             let _ = stream.write_all(&piece);

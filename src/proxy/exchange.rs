@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -17,7 +16,6 @@ use crate::script::{
     self, CertInfo, Client, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
 };
 use crate::tls::TlsInfo;
-use crate::transform::Body;
 
 /// What a request's filters share, and how far the request came through them.
 #[derive(Default)]
@@ -35,7 +33,7 @@ pub struct ScriptState {
     /// What filters gave for the body, the innermost first; its head is still to come.
     pub given: Vec<super::transform::Given>,
     /// The body on its way through what they gave.
-    pub body: Option<Box<Mutex<Body>>>,
+    pub body: Option<Box<super::transform::OnItsWay>>,
     /// The response's head, kept only where an `on_log` wants it.
     pub response: Option<ResponseDraft>,
 }

@@ -119,12 +119,16 @@ fn label(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Continue => "continue",
         Outcome::Answer(_) => "answer",
-        Outcome::Fault(fault) => match fault.cause {
-            Cause::Limit(_) => "limit",
-            Cause::Busy => "busy",
-            Cause::Panic => "panic",
-            Cause::Error | Cause::Returned => "fault",
-        },
+        Outcome::Fault(fault) => label_of(fault),
+    }
+}
+
+pub fn label_of(fault: &Fault) -> &'static str {
+    match fault.cause {
+        Cause::Limit(_) => "limit",
+        Cause::Busy => "busy",
+        Cause::Panic => "panic",
+        Cause::Error | Cause::Returned => "fault",
     }
 }
 

@@ -27,6 +27,16 @@ pub struct Given {
     pub stage: Mutex<Box<dyn Stage>>,
 }
 
+/// A body on its way through what filters gave.
+pub struct OnItsWay {
+    /// Never locked, as above.
+    body: Mutex<Body>,
+    filters: Vec<Arc<FilterState>>,
+}
+
+/// The label of transforms beside those of hooks.
+const BODY: &str = "body";
+
 /// The head is about to go to the client, and filters gave transforms.
 pub fn begin(session: &Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     let given = std::mem::take(&mut ctx.scripts.given);
@@ -46,10 +56,11 @@ pub fn begin(session: &Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Res
         Err(obstacle) => return impossible(ctx, &given, &obstacle),
     };
     head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    let filters = given.iter().map(|given| Arc::clone(&given.filter)).collect();
     let stages = given.into_iter().map(|given| Box::new(OfFilter(given)) as Box<dyn Stage>);
     let body = Body::new(Pipeline::new(stages.collect()), from, to);
     let body = body.map_err(|error| failed(ctx, error))?;
-    ctx.scripts.body = Some(Box::new(Mutex::new(body)));
+    ctx.scripts.body = Some(Box::new(OnItsWay { body: Mutex::new(body), filters }));
     Ok(())
 }
 
@@ -57,11 +68,14 @@ pub fn begin(session: &Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Res
 pub fn piece(ctx: &mut Ctx, piece: &mut Option<Bytes>, end: bool) -> Result<()> {
     let Some(body) = &mut ctx.scripts.body else { return Ok(()) };
     let came = piece.take().unwrap_or_default();
-    match body.get_mut().take(&came, end) {
+    match body.body.get_mut().take(&came, end) {
         Ok(out) => {
             *piece = Some(Bytes::from(out)).filter(|out| !out.is_empty());
             if end {
-                ctx.scripts.body = None;
+                let done = ctx.scripts.body.take();
+                done.iter().flat_map(|done| &done.filters).for_each(|filter| {
+                    filter.metrics.ended(BODY, "continue");
+                });
             }
             Ok(())
         }
@@ -100,6 +114,7 @@ fn failed(ctx: &mut Ctx, error: Error) -> Box<pingora::Error> {
     match error.downcast::<Broken>() {
         Ok(broken) => {
             let Broken { filter, fault } = *broken;
+            filter.metrics.ended(BODY, filters::label_of(&fault));
             filters::note_fault(ctx, &filter, &fault);
             ctx.refuse(Failure::FilterFault(filter.config.name.to_string()))
         }

@@ -163,7 +163,7 @@ table! {
     endpoint_healthy: IntGaugeVec, ["upstream", "endpoint"], Plain,
         "Whether the endpoint takes traffic: 1 or 0.";
     filter_runs_total: IntCounterVec, ["filter", "hook", "outcome"], Plain,
-        "Runs of a filter's hook.";
+        "Runs of a filter's hook; with the hook `body`, bodies that its transforms worked on.";
     filter_duration_seconds: HistogramVec, ["filter"], FineSeconds,
         "Time a hook's run computed.";
     filter_operations: HistogramVec, ["filter"], Operations,

@@ -95,7 +95,8 @@ impl Events {
 impl Stage for Events {
     fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         for byte in piece {
-            let second_half = std::mem::replace(&mut self.after_cr, *byte == b'\r') && *byte == b'\n';
+            let second_half =
+                std::mem::replace(&mut self.after_cr, *byte == b'\r') && *byte == b'\n';
             if second_half && self.held.is_empty() {
                 // Of the empty line that ended the event before.
                 out.push(*byte);

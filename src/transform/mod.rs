@@ -30,7 +30,7 @@ pub use json::{Document, Json, OnJson, Value};
 pub use lines::{Lines, OnLine};
 pub use message::{Fit, Obstacle, ask, fit};
 pub use pipeline::{Pipeline, Stage};
-pub use regex::{Groups, OnMatch, RegexError, Replacement, ReplaceRegex};
+pub use regex::{Groups, OnMatch, RegexError, ReplaceRegex, Replacement};
 pub use text::ReplaceText;
 
 /// What a callback decided about what it was shown.

@@ -71,9 +71,8 @@ impl ReplaceRegex {
             let cause = error.source().map(ToString::to_string);
             RegexError::Syntax(cause.unwrap_or_else(|| error.to_string()))
         };
-        let config = thompson::Config::new()
-            .which_captures(WhichCaptures::None)
-            .nfa_size_limit(Some(SIZE));
+        let config =
+            thompson::Config::new().which_captures(WhichCaptures::None).nfa_size_limit(Some(SIZE));
         let mut compiler = thompson::Compiler::new();
         let compiler = compiler.configure(config).syntax(syntax::Config::new());
         let nfa = compiler.build(pattern).map_err(|error| bad(&error))?;
@@ -239,7 +238,8 @@ impl ReplaceRegex {
                 let names = self.captures.group_info().pattern_names(meta_pattern());
                 let groups = names.enumerate().map(|(index, name)| {
                     let span = self.captures.get_group(index);
-                    let text = span.map(|span| String::from_utf8_lossy(&self.text[span.range()]).into());
+                    let text =
+                        span.map(|span| String::from_utf8_lossy(&self.text[span.range()]).into());
                     (name.map(str::to_owned), text)
                 });
                 match callback(groups.collect()).map_err(Error::Callback)? {

@@ -201,7 +201,8 @@ fn text_is_shown_whole_and_without_references() {
 
 #[test]
 fn a_document_keeps_what_is_not_touched() {
-    let text = r#"{"z": 1.10, "id":12345678901234567890123, "a":{"ssn":"1","b":[ 1, 2 ]},"e":"\u00e9"}"#;
+    let text =
+        r#"{"z": 1.10, "id":12345678901234567890123, "a":{"ssn":"1","b":[ 1, 2 ]},"e":"\u00e9"}"#;
     let document = Value::parse(text).expect("a document");
     assert_eq!(document.to_string(), text);
     assert_eq!(document.get("id").expect("open").expect("there").kind(), Document::Big);

@@ -40,11 +40,9 @@ fn members(table: &mut Table) {
             }
             doc.0.set(name, &text_of(&value)?).map_err(invalid)
         })
-        .index_get(
-            "doc[index]",
-            "An item of an array, or `()`.",
-            |doc: &mut Json, index: i64| found(doc.0.item(index)),
-        )
+        .index_get("doc[index]", "An item of an array, or `()`.", |doc: &mut Json, index: i64| {
+            found(doc.0.item(index))
+        })
         .example("res.map_json(|doc| { doc.list[0] = 1; doc.list[-1].seen = true; }); true")
         .index_set(|doc: &mut Json, index: i64, value: Dynamic| -> Outcome<()> {
             if is_already(&value, || doc.0.item(index)) {
@@ -59,9 +57,11 @@ fn members(table: &mut Table) {
             doc.0.remove_item(index).map_err(invalid)
         })
         .example(r#"res.map_json(|doc| { for item in doc.items { item.remove("cost"); } }); true"#)
-        .function("doc.push(value)", "Adds an item to an array.", |doc: &mut Json, value: Dynamic| {
-            doc.0.push(&text_of(&value)?).map_err(invalid)
-        })
+        .function(
+            "doc.push(value)",
+            "Adds an item to an array.",
+            |doc: &mut Json, value: Dynamic| doc.0.push(&text_of(&value)?).map_err(invalid),
+        )
         .example("res.map_json(|doc| { doc.list.push(#{ a: 1 }); }); true");
 }
 
@@ -129,7 +129,8 @@ pub fn on_json(callback: Callback) -> OnJson {
         let document = match parsed {
             Ok(document) => document,
             Err(why) => {
-                callback.warn(&format!("map_json: the body is no JSON, and passes as it is: {why}"))?;
+                callback
+                    .warn(&format!("map_json: the body is no JSON, and passes as it is: {why}"))?;
                 return Ok(Verdict::Keep);
             }
         };

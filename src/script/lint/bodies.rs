@@ -44,7 +44,8 @@ impl Lint<'_> {
     }
 
     fn waits(&self, name: &str, position: Position) -> Diagnostic {
-        let message = format!("{name} waits, and this runs in a callback while the body streams by");
+        let message =
+            format!("{name} waits, and this runs in a callback while the body streams by");
         let hint = "call it before, in the hook, and use its result in the callback";
         self.problem(position, message).with_hint(Some(hint.to_owned()))
     }
