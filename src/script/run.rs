@@ -194,7 +194,7 @@ fn transform(scene: Scene, mut left: Left, given: &Given, port: &Port) -> Made {
     let calls_back = given.call_back(&draft.transforms);
     let stages = callback::pipeline(&scene, given, draft);
     draft.transforms.clear();
-    let mut stages = match stages {
+    let stages = match stages {
         Ok(stages) => stages,
         Err(fault) => return failed(left, fault),
     };

@@ -118,7 +118,7 @@ fn attributes(table: &mut Table) {
 
 /// Two methods for a place: text is escaped, HTML is not.
 macro_rules! inserts {
-    ($table:expr, $place:expr, $text:literal, $html:literal, $what:literal) => {
+    ($table:expr, $place:expr, $text:literal, $html:literal, $what:literal, $examples:expr) => {
         $table
             .function(
                 $text,
@@ -127,6 +127,7 @@ macro_rules! inserts {
                     el.edit(|element| element.insert($place, Markup::Text(text.to_owned())))
                 },
             )
+            .example($examples.0)
             .function(
                 $html,
                 concat!("Puts HTML ", $what, ", as it is."),
@@ -134,22 +135,67 @@ macro_rules! inserts {
                     el.edit(|element| element.insert($place, Markup::Html(html.to_owned())))
                 },
             )
+            .example($examples.1)
     };
 }
 
 fn content(table: &mut Table) {
     use Place::{After, Append, Before, Inner, Prepend};
-    inserts!(table, Inner, "el.set_text(text)", "el.set_html(html)", "in place of the content");
+    inserts!(
+        table,
+        Inner,
+        "el.set_text(text)",
+        "el.set_html(html)",
+        "in place of the content",
+        (
+            r#"html_rewriter().on("p", |el| el.set_text("a < b")); true"#,
+            r#"html_rewriter().on("p", |el| el.set_html("<hr>")); true"#
+        )
+    );
     inserts!(
         table,
         Prepend,
         "el.prepend_text(text)",
         "el.prepend_html(html)",
-        "before the content"
+        "before the content",
+        (
+            r#"html_rewriter().on("p", |el| el.prepend_text("a < b")); true"#,
+            r#"html_rewriter().on("p", |el| el.prepend_html("<hr>")); true"#
+        )
     );
-    inserts!(table, Append, "el.append_text(text)", "el.append_html(html)", "behind the content");
-    inserts!(table, Before, "el.before_text(text)", "el.before_html(html)", "before the element");
-    inserts!(table, After, "el.after_text(text)", "el.after_html(html)", "behind the element");
+    inserts!(
+        table,
+        Append,
+        "el.append_text(text)",
+        "el.append_html(html)",
+        "behind the content",
+        (
+            r#"html_rewriter().on("p", |el| el.append_text("a < b")); true"#,
+            r#"html_rewriter().on("p", |el| el.append_html("<hr>")); true"#
+        )
+    );
+    inserts!(
+        table,
+        Before,
+        "el.before_text(text)",
+        "el.before_html(html)",
+        "before the element",
+        (
+            r#"html_rewriter().on("p", |el| el.before_text("a < b")); true"#,
+            r#"html_rewriter().on("p", |el| el.before_html("<hr>")); true"#
+        )
+    );
+    inserts!(
+        table,
+        After,
+        "el.after_text(text)",
+        "el.after_html(html)",
+        "behind the element",
+        (
+            r#"html_rewriter().on("p", |el| el.after_text("a < b")); true"#,
+            r#"html_rewriter().on("p", |el| el.after_html("<hr>")); true"#
+        )
+    );
     table
         .function("el.remove()", "Removes it with all that is in it.", |el: &mut ElementHandle| {
             el.edit(Element::remove)
