@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our modules each may use; see ARCHITECTURE.md.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("config", &[]),
     ("telemetry", &["config"]),
     ("routing", &["config"]),
@@ -12,14 +12,38 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("listen", &["config", "telemetry", "tls"]),
     ("upstream", &["config", "telemetry"]),
     ("script", &["config", "telemetry", "upstream"]),
-    ("snapshot", &["config", "telemetry", "routing", "tls", "listen", "upstream", "script"]),
+    ("cache", &["config", "telemetry"]),
+    (
+        "snapshot",
+        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "cache"],
+    ),
     (
         "proxy",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "snapshot"],
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "script",
+            "cache",
+            "snapshot",
+        ],
     ),
     (
         "admin",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "snapshot"],
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "script",
+            "cache",
+            "snapshot",
+        ],
     ),
     (
         "server",
@@ -31,6 +55,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
             "listen",
             "upstream",
             "script",
+            "cache",
             "snapshot",
             "proxy",
             "admin",
@@ -46,6 +71,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
             "listen",
             "upstream",
             "script",
+            "cache",
             "snapshot",
             "proxy",
             "admin",
@@ -56,10 +82,11 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 9] = [
-    ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
-    ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
+const WALLS: [(&str, &[&str]); 10] = [
+    ("pingora", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
+    ("pingora_core", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),
+    ("pingora_cache", &["cache", "proxy"]),
     ("pingora_load_balancing", &["upstream"]),
     ("rhai", &["script"]),
     ("corosensei", &["script"]),
