@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora_cache::key::CacheHashKey;
-use pingora_cache::storage::{HandleHit, HandleMiss, Storage};
+use pingora_cache::storage::Storage;
 use pingora_cache::trace::Span;
 use pingora_cache::{CacheKey, CacheMeta, HitHandler, MissHandler};
 
