@@ -7,12 +7,17 @@ mod cookies;
 mod crypto;
 mod ctx;
 mod definitions;
+mod device;
 mod encoding;
 mod fetch;
+mod geo;
 mod hashing;
 mod headers;
 mod json;
 mod jwt;
+mod kv;
+mod limits;
+mod lists;
 mod logging;
 mod negotiate;
 mod objects;
@@ -36,6 +41,7 @@ mod url;
 pub use convert::handle_in;
 pub use definitions::definitions;
 pub use fetch::{granted, seconds};
+pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run, wait};
@@ -45,6 +51,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use once_cell::sync::Lazy;
+use rhai::packages::{Package, StandardPackage};
 use rhai::{Engine, EvalAltResult, Map, Module, Position};
 
 type SharedModule = Arc<Module>;
@@ -76,12 +83,18 @@ fn table() -> table::Table {
         .kind::<client::ClientHandle>("Client")
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
+        .kind::<geo::Geo>("Geo")
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")
         .kind::<jwt::Jwks>("Jwks")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
+        .kind::<kv::Kv>("Kv")
+        .kind::<limits::Counter>("Counter")
+        .kind::<limits::Lock>("Lock")
+        .kind::<lists::Dict>("Dict")
+        .kind::<lists::IpSet>("IpSet")
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
@@ -90,8 +103,12 @@ fn table() -> table::Table {
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);
+    geo::area(&mut table);
     ctx::area(&mut table);
     fetch::area(&mut table);
+    kv::area(&mut table);
+    limits::area(&mut table);
+    lists::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);
@@ -112,6 +129,8 @@ fn table() -> table::Table {
 }
 
 struct Modules {
+    /// Rhai's own functions.
+    standard: SharedModule,
     global: SharedModule,
     named: Vec<(&'static str, SharedModule)>,
     docs: Vec<table::Doc>,
@@ -128,15 +147,22 @@ static MODULES: Lazy<Modules> = Lazy::new(|| {
         module.into()
     };
     let named = named.into_iter().map(|(name, module)| (name, indexed(module))).collect();
-    Modules { global: global.into(), named, docs, settable, kinds }
+    let standard = StandardPackage::new().as_shared_module();
+    Modules { standard, global: global.into(), named, docs, settable, kinds }
 });
 
-/// Gives an engine the whole API.
+/// Gives an engine what the language has by itself, and the whole API.
 pub fn register(engine: &mut Engine) {
+    engine.register_global_module(MODULES.standard.clone());
     engine.register_global_module(MODULES.global.clone());
     for (name, module) in &MODULES.named {
         engine.register_static_module(*name, module.clone());
     }
+}
+
+/// Names before `::`.
+pub fn modules() -> impl Iterator<Item = &'static str> {
+    MODULES.named.iter().map(|(name, _)| *name)
 }
 
 /// Everything documented, for the reference and the test of examples.
