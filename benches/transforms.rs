@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use selvedge::config::filters::{Fetch, Filter, FilterLimits, OnFault};
+use selvedge::config::filters::{Fetch, Filter, FilterLimits, OnFault, Tests};
 use selvedge::script::{
     CountingAlloc, Exchange, FakeHost, From, Hook, Limits, ResponseBody, ResponseDraft, compile,
     run,
@@ -88,10 +88,15 @@ fn through(source: &str, page: &[u8]) {
 
 fn stage(script: std::path::PathBuf) -> Box<dyn Stage> {
     let filter = Filter {
+        name: "bench".into(),
+        script,
+        config: serde_json::Value::Null,
+        secrets: Default::default(),
         fetch: Fetch { allow: vec![], max: 0, timeout: Duration::from_secs(1), max_body: 0 },
+        state: Default::default(),
         limits: FilterLimits { body_cpu: Duration::from_secs(600), ..FilterLimits::default() },
         on_fault: OnFault::Closed,
-        ..Filter::for_test(script)
+        tests: Tests::Optional,
     };
     let script = Arc::new(compile(&filter).expect("a sound script"));
     let mut exchange = Exchange::for_test();

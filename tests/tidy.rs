@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our modules each may use; see ARCHITECTURE.md.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("transform", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
@@ -12,6 +12,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("tls", &["config", "telemetry"]),
     ("listen", &["config", "telemetry", "tls"]),
     ("upstream", &["config", "telemetry"]),
+    ("cache", &["config", "telemetry"]),
     ("state", &["config", "telemetry"]),
     ("script", &["config", "telemetry", "transform", "upstream", "state"]),
     (
@@ -26,6 +27,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "state",
             "script",
             "transform",
+            "cache",
         ],
     ),
     (
@@ -40,6 +42,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "state",
             "script",
             "transform",
+            "cache",
             "snapshot",
         ],
     ),
@@ -55,6 +58,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "state",
             "script",
             "transform",
+            "cache",
             "snapshot",
         ],
     ),
@@ -70,6 +74,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "state",
             "script",
             "transform",
+            "cache",
             "snapshot",
             "proxy",
             "admin",
@@ -87,6 +92,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "state",
             "script",
             "transform",
+            "cache",
             "snapshot",
             "proxy",
             "admin",
@@ -106,7 +112,13 @@ const WALLS: [(&str, &[&str]); 17] = [
     ("html_escape", &["transform"]),
     ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
+const WALLS: [(&str, &[&str]); 14] = [
+    ("pingora", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
+    ("pingora_core", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),
+    ("pingora_cache", &["cache", "proxy"]),
+    ("quick_cache", &["cache"]),
+    ("rustix", &["cache"]),
     ("pingora_load_balancing", &["upstream"]),
     ("rhai", &["script"]),
     ("corosensei", &["script"]),

@@ -118,84 +118,34 @@ fn attributes(table: &mut Table) {
 
 /// Two methods for a place: text is escaped, HTML is not.
 macro_rules! inserts {
-    ($table:expr, $place:expr, $text:literal, $html:literal, $what:literal, $examples:expr) => {
+    ($table:expr, $place:expr, $name:literal, $what:literal) => {
         $table
             .function(
-                $text,
+                concat!("el.", $name, "_text(text)"),
                 concat!("Puts text ", $what, ", escaped."),
                 |el: &mut ElementHandle, text: &str| {
                     el.edit(|element| element.insert($place, Markup::Text(text.to_owned())))
                 },
             )
-            .example($examples.0)
+            .example(concat!("html_rewriter().on(\"p\", |el| el.", $name, "_text(\"<\")); true"))
             .function(
-                $html,
+                concat!("el.", $name, "_html(html)"),
                 concat!("Puts HTML ", $what, ", as it is."),
                 |el: &mut ElementHandle, html: &str| {
                     el.edit(|element| element.insert($place, Markup::Html(html.to_owned())))
                 },
             )
-            .example($examples.1)
+            .example(concat!("html_rewriter().on(\"p\", |el| el.", $name, "_html(\"<hr>\")); true"))
     };
 }
 
 fn content(table: &mut Table) {
     use Place::{After, Append, Before, Inner, Prepend};
-    inserts!(
-        table,
-        Inner,
-        "el.set_text(text)",
-        "el.set_html(html)",
-        "in place of the content",
-        (
-            r#"html_rewriter().on("p", |el| el.set_text("a < b")); true"#,
-            r#"html_rewriter().on("p", |el| el.set_html("<hr>")); true"#
-        )
-    );
-    inserts!(
-        table,
-        Prepend,
-        "el.prepend_text(text)",
-        "el.prepend_html(html)",
-        "before the content",
-        (
-            r#"html_rewriter().on("p", |el| el.prepend_text("a < b")); true"#,
-            r#"html_rewriter().on("p", |el| el.prepend_html("<hr>")); true"#
-        )
-    );
-    inserts!(
-        table,
-        Append,
-        "el.append_text(text)",
-        "el.append_html(html)",
-        "behind the content",
-        (
-            r#"html_rewriter().on("p", |el| el.append_text("a < b")); true"#,
-            r#"html_rewriter().on("p", |el| el.append_html("<hr>")); true"#
-        )
-    );
-    inserts!(
-        table,
-        Before,
-        "el.before_text(text)",
-        "el.before_html(html)",
-        "before the element",
-        (
-            r#"html_rewriter().on("p", |el| el.before_text("a < b")); true"#,
-            r#"html_rewriter().on("p", |el| el.before_html("<hr>")); true"#
-        )
-    );
-    inserts!(
-        table,
-        After,
-        "el.after_text(text)",
-        "el.after_html(html)",
-        "behind the element",
-        (
-            r#"html_rewriter().on("p", |el| el.after_text("a < b")); true"#,
-            r#"html_rewriter().on("p", |el| el.after_html("<hr>")); true"#
-        )
-    );
+    inserts!(table, Inner, "set", "in place of the content");
+    inserts!(table, Prepend, "prepend", "before the content");
+    inserts!(table, Append, "append", "behind the content");
+    inserts!(table, Before, "before", "before the element");
+    inserts!(table, After, "after", "behind the element");
     table
         .function("el.remove()", "Removes it with all that is in it.", |el: &mut ElementHandle| {
             el.edit(Element::remove)

@@ -71,8 +71,8 @@ pub struct Fiber<R: Send + 'static> {
 }
 
 // SAFETY: corosensei's coroutine is not Send because anything may live on its stack. On ours live
-// only: frames of Rhai 1.27 built with `sync` (its values are Send, it has no thread-locals), our
-// natives, whose locals are Send and which hold no lock across `wait`, and the closure, which is
+// only: frames of Rhai 1.27 built with `sync` (its values are Send, it has no thread-locals), of
+// lol_html's rewriter for Send handlers (which has none either) under a callback, our natives, whose locals are Send and which hold no lock across `wait`, and the closure, which is
 // Send. Futures that wait are moved off the stack and are Send. Thread-locals are read in
 // functions that never inline and never suspend. `suspend` refuses to switch during a panic. The
 // raw pointers in the gauge point into the fiber's own stack and are used only while it runs.
