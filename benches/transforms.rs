@@ -9,14 +9,10 @@ use std::time::Duration;
 
 use selvedge::config::filters::{Fetch, Filter, FilterLimits, OnFault, Tests};
 use selvedge::script::{
-    CountingAlloc, Exchange, FakeHost, From, Hook, Limits, ResponseBody, ResponseDraft, compile,
-    run,
+    Exchange, FakeHost, From, Hook, Limits, ResponseBody, ResponseDraft, compile, run,
 };
+use selvedge::state::Lists;
 use selvedge::transform::Stage;
-
-// Scripts have their memory limit from it, as in the program.
-#[global_allocator]
-static ALLOCATOR: CountingAlloc = CountingAlloc::new();
 
 const PIECE: usize = 64 << 10;
 const PIECES: usize = 512;
@@ -98,7 +94,7 @@ fn stage(script: std::path::PathBuf) -> Box<dyn Stage> {
         on_fault: OnFault::Closed,
         tests: Tests::Optional,
     };
-    let script = Arc::new(compile(&filter).expect("a sound script"));
+    let script = Arc::new(compile(&filter, &Lists::default()).expect("a sound script"));
     let mut exchange = Exchange::for_test();
     let mut draft = ResponseDraft::new(http::StatusCode::OK, "");
     (draft.body, draft.from) = (ResponseBody::Untouched, From::Origin);

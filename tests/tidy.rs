@@ -103,16 +103,13 @@ const LAYERS: [(&str, &[&str]); 16] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 17] = [
+const WALLS: [(&str, &[&str]); 20] = [
     ("lol_html", &["transform"]),
     ("flate2", &["transform"]),
     ("brotli", &["transform"]),
     ("zstd", &["transform"]),
     ("regex_automata", &["transform"]),
     ("html_escape", &["transform"]),
-    ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
-    ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
-const WALLS: [(&str, &[&str]); 14] = [
     ("pingora", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_core", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),

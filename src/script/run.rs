@@ -150,6 +150,7 @@ fn invoke(
 }
 
 /// What a fiber's end leaves.
+#[expect(clippy::large_enum_variant, reason = "boxed as a whole, once for each run")]
 pub enum Made {
     Hook(Left, Option<Pipeline>),
     /// The hook's own outcome was handed over before.

@@ -75,9 +75,8 @@ fn invalid(message: impl Into<String>) -> Raised {
     fail("invalid", message)
 }
 
-/// All areas, in the order of the reference.
-fn table() -> table::Table {
-    let mut table = table::Table::default();
+/// All types, by the names that scripts see.
+fn kinds(table: &mut table::Table) {
     table
         .kind::<Request>("Request")
         .kind::<Response>("Response")
@@ -105,6 +104,12 @@ fn table() -> table::Table {
         .kind::<lists::Dict>("Dict")
         .kind::<lists::IpSet>("IpSet")
         .kind::<super::exchange::ErrorInfo>("Error");
+}
+
+/// All areas, in the order of the reference.
+fn table() -> table::Table {
+    let mut table = table::Table::default();
+    kinds(&mut table);
     request::area(&mut table);
     response::area(&mut table);
     headers::area(&mut table);

@@ -220,7 +220,6 @@ impl Gauge {
         let micros =
             |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         let cpu = self.cpu.get() + (now - self.slice_start.get());
-        let limits = limits;
         let memory = usize::try_from(registers::memory()).unwrap_or(0);
         let hit = |kind, used, allowed| Some(LimitHit { kind, used, allowed });
         if stack_pointer < self.stack_limit {
