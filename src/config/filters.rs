@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::body::{self, BodyAccess, RawBodyAccess};
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, choice, section};
 use super::upstreams::Upstream;
@@ -18,6 +19,7 @@ pub struct Filter {
     pub config: serde_json::Value,
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
+    pub body: BodyAccess,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
     pub tests: Tests,
@@ -141,6 +143,8 @@ section! {
         secrets: Named<RawSecret> = "{}",
         /// What the script may fetch.
         fetch: RawFetch = "{}",
+        /// Which bodies it sees.
+        body: RawBodyAccess = "{}",
         /// What one run of a hook may use.
         limits: RawFilterLimits = "{}",
         /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
@@ -214,6 +218,7 @@ pub fn resolve(
             timeout: raw.fetch.timeout,
             max_body: usize::try_from(raw.fetch.max_body.0).unwrap_or(usize::MAX),
         },
+        body: body::resolve(raw.body, problems),
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
         tests: raw.tests,

@@ -22,6 +22,7 @@ pub struct Ctx {
     pub routed: Option<Routed>,
     pub attempt: Attempt,
     pub outcome: Outcome,
+    pub body: super::body::RequestBody,
     pub scripts: super::exchange::ScriptState,
     /// In `selvedge dev` only.
     pub dev: Option<Box<super::dev::Notes>>,

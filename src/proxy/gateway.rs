@@ -13,7 +13,7 @@ use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::ctx::Ctx;
-use super::{accept, fail, finish, forward, peer, request, response, route};
+use super::{accept, body, fail, finish, forward, peer, request, response, route};
 use crate::snapshot::Shared;
 
 /// The proxy, as Pingora drives it.
@@ -79,26 +79,29 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         forward::prepare(session, head, ctx)?;
-        request::run_upstream(session, head, ctx, &self.shared).await
+        request::run_upstream(session, head, ctx, &self.shared).await?;
+        body::send_held(session, head, ctx)
     }
 
     async fn request_body_filter(
         &self,
         session: &mut Session,
-        body: &mut Option<Bytes>,
+        _body: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        request::count_body(session, ctx, body.as_ref().map_or(0, Bytes::len))
+        ctx.body.take_back(session);
+        request::limit_body_as_it_comes(session, ctx)
     }
 
     /// The origin's head, before anything else sees it.
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
+        ctx.body.take_back(session);
         response::from_upstream(head, ctx)
     }
 
@@ -141,6 +144,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
         reused: bool,
     ) -> Box<Error> {
+        ctx.body.take_back(session);
         peer::exchange_failed(session, ctx, peer, error, reused)
     }
 
@@ -159,6 +163,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Ctx>) {
+        ctx.body.take_back(session);
         finish::record(session, error, ctx, &self.shared).await;
     }
 }

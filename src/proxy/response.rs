@@ -15,7 +15,7 @@ use super::fail::{Failure, Page};
 use super::filters::{Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
-use crate::script::{From, Hook, ResponseBody, ResponseDraft};
+use crate::script::{From, Hook, MessageBody, ResponseDraft};
 use crate::snapshot::Shared;
 
 /// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
@@ -74,7 +74,7 @@ pub async fn to_client(
         if !Arc::ptr_eq(&draft, &edited) {
             let edited = Arc::unwrap_or_clone(edited);
             exchange::edit_response(head, edited.status, edited.headers);
-            if let ResponseBody::Replaced(body) = edited.body {
+            if let MessageBody::Replaced(body) = edited.body {
                 replace_body(session, head, ctx, body)?;
             }
         }

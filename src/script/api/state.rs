@@ -9,6 +9,7 @@ use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
 use super::{Outcome, fail};
+use crate::config::body::BodyAccess;
 use crate::config::filters::{Fetch, Filter, Secret};
 use crate::script::exchange::Ctx;
 use crate::script::fiber::{self, CannotWait};
@@ -20,6 +21,7 @@ pub struct Facts {
     pub config: Dynamic,
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
+    pub body: BodyAccess,
 }
 
 impl Facts {
@@ -33,6 +35,7 @@ impl Facts {
             },
             secrets: filter.secrets.clone(),
             fetch: filter.fetch.clone(),
+            body: filter.body,
         }
     }
 }

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use rhai::{Array, Dynamic, Map};
 
 use super::{Told, told};
+use crate::config::body::BodyAccess;
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 use crate::script::api::convert::{scalar_text, to_json};
 use crate::script::api::seconds;
@@ -177,6 +178,7 @@ pub fn plain_filter(script: &Path) -> Filter {
             timeout: Duration::from_secs(5),
             max_body: 1 << 20,
         },
+        body: BodyAccess::NONE,
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),

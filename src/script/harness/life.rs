@@ -10,7 +10,7 @@ use super::stage::Stage;
 use crate::config::filters::{Filter, OnFault};
 use crate::script::compile::Script;
 use crate::script::exchange::{
-    ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
+    ErrorInfo, Exchange, From, RequestDraft, MessageBody, ResponseDraft,
 };
 use crate::script::fault::Fault;
 use crate::script::hooks::Hook;
@@ -79,8 +79,8 @@ impl Life {
         };
         exchange.response = Some(Arc::new(response.clone()));
         self.hook(Hook::Log, exchange).await;
-        if response.body == ResponseBody::Untouched {
-            response.body = ResponseBody::Replaced(streamed);
+        if response.body == MessageBody::Untouched {
+            response.body = MessageBody::Replaced(streamed);
         }
         self.seen.response = response;
         self.seen
@@ -104,7 +104,7 @@ impl Life {
                     let draft = ResponseDraft {
                         status: response.status,
                         headers: response.headers,
-                        body: ResponseBody::Untouched,
+                        body: MessageBody::Untouched,
                         from: From::Origin,
                     };
                     return self.respond(exchange, draft, response.body).await;

@@ -7,7 +7,7 @@ use rhai::{Array, Dynamic, Map};
 use super::life::Seen;
 use super::stage::Calls;
 use crate::script::api::convert::from_json;
-use crate::script::exchange::{RequestDraft, ResponseBody, ResponseDraft};
+use crate::script::exchange::{RequestDraft, MessageBody, ResponseDraft};
 use crate::script::fault::{Cause, Fault};
 use crate::script::hooks::Hook;
 use crate::script::host::FetchRequest;
@@ -44,8 +44,8 @@ fn request(draft: &RequestDraft) -> Map {
 
 fn response(draft: &ResponseDraft) -> Map {
     let body = match &draft.body {
-        ResponseBody::Replaced(body) => body.clone(),
-        ResponseBody::Untouched => Bytes::new(),
+        MessageBody::Replaced(body) | MessageBody::Held(body) => body.clone(),
+        MessageBody::Untouched => Bytes::new(),
     };
     let cookies = draft.headers.get_all(header::SET_COOKIE).iter();
     let cookies = cookies.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
