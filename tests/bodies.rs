@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use peers::{Folder, PLAIN, Site, curl, free_port, origin, raw_origin, read_head, run, until};
+use peers::{
+    Folder, PLAIN, Site, curl, free_port, origin, raw_origin, read_head, run, run_with, until,
+};
 use support::client::exchange;
 use support::origin::Seen;
 
@@ -104,7 +106,8 @@ fn a_held_body_is_sent_again_to_another_endpoint() {
 fn a_client_that_leaves_or_stalls_in_its_body_meets_no_filter() {
     let echo = origin("[{}]");
     let site = held(&[echo.address], "");
-    let runs = "selvedge_filter_runs_total{filter=\"hold\",hook=\"on_request\",outcome=\"continue\"}";
+    let runs =
+        "selvedge_filter_runs_total{filter=\"hold\",hook=\"on_request\",outcome=\"continue\"}";
     let mut client = site.connect();
     let head = "POST /gone HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc";
     client.send(head.as_bytes()).expect("sends");
@@ -149,4 +152,89 @@ fn all_held_bodies_together_have_a_limit() {
     assert_eq!(first.receive(false).expect("an answer").status, 200);
     let response = exchange(site.address("public"), &second).expect("an answer");
     assert_eq!(response.status, 200, "what was given back can be held again");
+}
+
+/// A shipped filter's path.
+fn shipped(name: &str) -> String {
+    format!("{}/scripts/{name}.rhai", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn signature(key: &str, body: &[u8]) -> String {
+    let ran = run_with("openssl", &["dgst", "-sha256", "-hmac", key, "-r"], body);
+    let digits = ran.out.split(' ').next().unwrap_or_default();
+    assert_eq!(digits.len(), 64, "{}", ran.all());
+    format!("X-Hub-Signature-256: sha256={digits}")
+}
+
+#[test]
+fn ac_005_a_webhook_is_signed_over_its_raw_body() {
+    let echo = origin("[{ body: taken }]");
+    let folder = Folder::new();
+    folder.write("key", "s3cret");
+    let site = Site::start_in(
+        folder,
+        format!(
+            "{PLAIN}upstreams: {{ o: {{ endpoints: [{{ address: \"{}\" }}] }} }}\n\
+             filters: {{ hooks: {{ script: \"{}\", secrets: {{ key: {{ file: key }} }}, \
+                        body: {{ request: buffer, limit: 1MiB }} }} }}\n\
+             routes: [{{ name: hooks, match: {{ path: /hooks }}, filters: [hooks], upstream: o }}]\n",
+            echo.address,
+            shipped("webhook_signature"),
+        ),
+    );
+    let url = site.url("/hooks");
+    let post = |body: &[u8], signature: &str, more: &[&str]| {
+        let file = site.folder.path("body");
+        std::fs::write(&file, body).expect("the folder can be written to");
+        let data = format!("@{}", file.display());
+        let kind = "Content-Type: application/x-hook";
+        let status = ["-w", "\n%{http_code}", "-H", kind, "-H", signature];
+        curl(&[&status[..], &["--data-binary", &data, &url], more].concat()).out
+    };
+    let chunked = ["-H", "Transfer-Encoding: chunked"];
+    for (body, more) in [
+        (vec![], &[][..]),
+        (large_bytes(), &chunked[..]),
+        (vec![b'"', 0xff, 0xfe, b'"'], &[]),
+        (vec![b'x'; 1 << 20], &[]),
+    ] {
+        let answer = post(&body, &signature("s3cret", &body), more);
+        assert_eq!(answer, "taken\n200", "{} bytes", body.len());
+        let seen = echo.take().pop().expect("a request");
+        assert!(seen.body == body, "{} bytes of {}", seen.body.len(), body.len());
+        assert_eq!(value(&seen, "content-type"), Some("application/x-hook"));
+        let answer = post(&body, &signature("guess", &body), more);
+        assert_eq!(answer, "not signed with our key\n401", "{} bytes", body.len());
+    }
+    let above = vec![b'x'; (1 << 20) + 1];
+    for more in [&[][..], &chunked] {
+        let answer = post(&above, &signature("s3cret", &above), more);
+        assert!(answer.ends_with("\n413"), "{answer}");
+    }
+    assert!(echo.take().is_empty(), "the origin saw what was refused");
+}
+
+#[test]
+fn ac_035_deep_and_endless_json_is_refused() {
+    let echo = origin("[{}]");
+    let site = Site::start(format!(
+        "{PLAIN}upstreams: {{ o: {{ endpoints: [{{ address: \"{}\" }}] }} }}\n\
+         filters: {{ orders: {{ script: \"{}\", body: {{ request: buffer }}, \
+                    config: {{ fields: {{ qty: {{ type: integer }} }} }} }} }}\n\
+         routes: [{{ name: orders, match: {{}}, filters: [orders], upstream: o }}]\n",
+        echo.address,
+        shipped("json_reshape"),
+    ));
+    let post = |body: &[u8]| {
+        let length = body.len();
+        let head = format!(
+            "POST /orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        exchange(site.address("public"), &[head.as_bytes(), body].concat()).expect("an answer")
+    };
+    assert_eq!(post(&[b'['; 10_000]).status, 400);
+    assert_eq!(post(&vec![b'['; 1 << 20]).status, 400);
+    assert_eq!(post(format!("{{\"qty\":1{}}}", " ".repeat(1 << 20)).as_bytes()).status, 413);
+    assert!(echo.take().is_empty(), "the origin saw what was refused");
+    assert_eq!(post(b"{\"qty\":1}").status, 200, "and it serves on");
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::config::Config;
+use crate::config::body::{Access, BodyAccess};
 use crate::config::filters::{Filter, OnFault, Origin, Tests};
 use crate::config::values::{show_duration, show_size};
 use crate::script::{Diagnostic, Hook, Script, compile};
@@ -31,7 +32,7 @@ impl<'c> Grants<'c> {
     }
 
     pub fn json(&self) -> Value {
-        let Filter { name, script, secrets, fetch, limits, .. } = self.filter;
+        let Filter { name, script, secrets, fetch, body, limits, .. } = self.filter;
         json!({
             "name": &**name,
             "script": script,
@@ -45,6 +46,11 @@ impl<'c> Grants<'c> {
                 "max": fetch.max,
                 "timeout": show_duration(fetch.timeout),
                 "max_body": fetch.max_body,
+            },
+            "body": {
+                "request": access(body.request),
+                "response": access(body.response),
+                "limit": body.limit,
             },
             "secrets": secrets.keys().collect::<Vec<_>>(),
             "limits": {
@@ -70,7 +76,7 @@ impl<'c> Grants<'c> {
             ("routes", or_none(&self.routes)),
             ("fetch", self.fetch()),
             ("secrets", or_none(&secrets)),
-            ("bodies", "stream past, none is kept".to_owned()),
+            ("bodies", self.bodies()),
             ("limits", format!("cpu {cpu}, wall {wall}, memory {memory}, operations {operations}")),
             ("on fault", on_fault(self.filter).to_owned()),
             ("tests", tests(self.filter).to_owned()),
@@ -100,6 +106,20 @@ impl<'c> Grants<'c> {
         format!("{shown}; at most {max} for a request, {timeout} and {body} each")
     }
 
+    fn bodies(&self) -> String {
+        let BodyAccess { request, response, limit } = self.filter.body;
+        let held = [("requests", request), ("responses", response)];
+        let held = held.into_iter().filter(|(_, access)| *access == Access::Buffer);
+        let held: Vec<&str> = held.map(|(what, _)| what).collect();
+        match held.is_empty() {
+            true => "stream past, none is kept".to_owned(),
+            false => {
+                let (held, limit) = (held.join(" and "), show_size(limit as u64));
+                format!("{held} are held whole, up to {limit} each")
+            }
+        }
+    }
+
     fn is_upstream(&self, origin: &Origin) -> bool {
         self.upstreams.contains(&origin.host.as_str())
     }
@@ -107,6 +127,13 @@ impl<'c> Grants<'c> {
 
 fn or_none(names: &[&str]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn access(access: Access) -> &'static str {
+    match access {
+        Access::None => "none",
+        Access::Buffer => "buffer",
+    }
 }
 
 fn on_fault(filter: &Filter) -> &'static str {

@@ -13,7 +13,7 @@ use super::fail::Failure;
 use super::{forward, head};
 use crate::routing::path::normalise;
 use crate::script::{
-    self, CertInfo, Client, ErrorInfo, Exchange, From, RequestDraft, MessageBody, ResponseDraft,
+    self, CertInfo, Client, ErrorInfo, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
 };
 use crate::tls::TlsInfo;
 

@@ -251,7 +251,7 @@ pub async fn answer(
     ctx: &mut Ctx,
     shared: &Shared,
 ) -> FailToProxy {
-    if ctx.outcome.answered_by.is_some() && session.response_written().is_some() {
+    if ctx.outcome.answered_by.is_some() && response::sent(session).is_some() {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
     let failure = cause(error, ctx);
@@ -262,7 +262,7 @@ pub async fn answer(
     if !reusable {
         session.set_keepalive(None);
     }
-    let sent = match (&failure, session.response_written()) {
+    let sent = match (&failure, response::sent(session)) {
         (Failure::ClientGone(_) | Failure::Cut { .. }, _) => false,
         (_, Some(_)) => false,
         (_, None) => {

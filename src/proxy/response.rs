@@ -52,6 +52,12 @@ fn is_about_reuse(word: &[u8]) -> bool {
     word.eq_ignore_ascii_case(b"keep-alive") || word.eq_ignore_ascii_case(b"close")
 }
 
+/// The head that the client was sent, unless it was a 1xx, which Pingora counts too.
+pub fn sent(session: &Session) -> Option<&ResponseHeader> {
+    let upgraded = |head: &ResponseHeader| head.status == StatusCode::SWITCHING_PROTOCOLS;
+    session.response_written().filter(|head| !head.status.is_informational() || upgraded(head))
+}
+
 /// Where the body ends, and what comes after it.
 fn is_framing(name: &HeaderName) -> bool {
     [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::TRAILER].contains(name)

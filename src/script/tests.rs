@@ -13,6 +13,7 @@ use crate::config::body::{Access, BodyAccess};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 
 mod api;
+mod body;
 mod coverage;
 mod crypto;
 mod hostile;

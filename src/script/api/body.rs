@@ -6,6 +6,7 @@ use rhai::{Dynamic, Map, NativeCallContext};
 
 use super::convert::bytes_of;
 use super::objects::{Request, Response, set_body};
+use super::octets::{Octets, text_of};
 use super::state::State;
 use super::table::Table;
 use super::{Outcome, fail, invalid};
@@ -13,9 +14,15 @@ use crate::config::body::Access;
 use crate::script::exchange::MessageBody;
 use crate::script::fiber;
 
-/// Of a request or of a response.
+/// A message's body, and whether the filter sees one that came from outside.
 #[derive(Clone)]
-pub enum Body {
+pub struct Body {
+    message: Message,
+    access: Access,
+}
+
+#[derive(Clone)]
+enum Message {
     Request(Request),
     Response(Response),
 }
@@ -33,20 +40,20 @@ fn handles(table: &mut Table) {
             "req.body",
             "The request's body, with `body: { request: buffer }` in the filter's configuration; \
              can be set to text, bytes, or a value as JSON.",
-            |r: &mut Request| Body::Request(r.clone()),
+            of_request,
         )
         .set("req.body", |c: NativeCallContext, r: &mut Request, value: Dynamic| {
-            set(&c, &Body::Request(r.clone()), &value)
+            set(&of_request(c, r)?, &value)
         })
         .example(r#"req.body = #{ a: 1 }; req.body.text() == `{"a":1}`"#)
         .get(
             "res.body",
             "The body; can be set to text, bytes, or a value as JSON. An origin's is read with \
              `body: { response: buffer }` only.",
-            |r: &mut Response| Body::Response(r.clone()),
+            of_response,
         )
         .set("res.body", |c: NativeCallContext, r: &mut Response, value: Dynamic| {
-            set(&c, &Body::Response(r.clone()), &value)
+            set(&of_response(c, r)?, &value)
         })
         .example(r#"res.body = #{ a: 1 }; res.body.text() == `{"a":1}`"#);
 }
@@ -54,13 +61,23 @@ fn handles(table: &mut Table) {
 fn reading(table: &mut Table) {
     table
         .function("body.text()", "As text; what is not UTF-8 becomes U+FFFD.", text)
-        .overload("res.text()", |c: NativeCallContext, r: &mut Response| text(c, &mut of(r)))
+        .overload("res.text()", |c: NativeCallContext, r: &mut Response| {
+            text(&mut of_response(c, r)?)
+        })
         .example(r#"Response::text("a").body.text() == "a""#)
-        .function("body.bytes()", "As bytes; a request's are exactly those that came.", blob)
-        .overload("res.bytes()", |c: NativeCallContext, r: &mut Response| blob(c, &mut of(r)))
-        .example(r#"Response::text("a").body.bytes().len == 1"#)
+        .function(
+            "body.bytes()",
+            "As bytes; a request's are exactly those that came.",
+            |b: &mut Body| b.bytes().map(Octets),
+        )
+        .overload("res.bytes()", |c: NativeCallContext, r: &mut Response| {
+            of_response(c, r)?.bytes().map(Octets)
+        })
+        .example(r#"hmac::sha256(secret("key"), Response::text("a").body.bytes()).len == 64"#)
         .function("body.json()", "Parsed as JSON.", json)
-        .overload("res.json()", |c: NativeCallContext, r: &mut Response| json(c, &mut of(r)))
+        .overload("res.json()", |c: NativeCallContext, r: &mut Response| {
+            json(&mut of_response(c, r)?)
+        })
         .example("Response::json(#{ a: [1] }).body.json().a == [1]")
         .function(
             "body.form()",
@@ -77,92 +94,116 @@ fn reading(table: &mut Table) {
 
 fn setting(table: &mut Table) {
     table
-        .function("body.set_text(text)", "Replaces it.", set_text)
+        .function("body.set_text(text)", "Replaces it.", |b: &mut Body, t: &str| set_text(b, t))
         .overload("res.set_text(text)", |c: NativeCallContext, r: &mut Response, t: &str| {
-            set_text(c, &mut of(r), t)
+            set_text(&of_response(c, r)?, t)
         })
         .example(r#"res.body.set_text("a"); res.body.text() == "a""#)
-        .function("body.set_json(value)", "Replaces it, and sets the type.", set_json)
+        .function("body.set_json(value)", "Replaces it, and sets the type.", |b: &mut Body, v| {
+            set_json(b, v)
+        })
         .overload("res.set_json(value)", |c: NativeCallContext, r: &mut Response, v: Dynamic| {
-            set_json(c, &mut of(r), v)
+            set_json(&of_response(c, r)?, v)
         })
         .example(r#"res.body.set_json([1]); res.body.text() == "[1]" && res.is_json()"#)
-        .function("body.set_bytes(bytes)", "Replaces it.", set_bytes)
+        .function("body.set_bytes(bytes)", "Replaces it.", |b: &mut Body, v| set_bytes(b, v))
         .overload("res.set_bytes(bytes)", |c: NativeCallContext, r: &mut Response, v: Dynamic| {
-            set_bytes(c, &mut of(r), v)
+            set_bytes(&of_response(c, r)?, v)
         })
         .example(r#"res.body.set_bytes(blob(3, 65)); res.body.text() == "AAA""#);
 }
 
-fn of(response: &Response) -> Body {
-    Body::Response(response.clone())
+fn of_request(context: NativeCallContext, request: &mut Request) -> Outcome<Body> {
+    let access = State::of(&context)?.facts().body.request;
+    Ok(Body { message: Message::Request(request.clone()), access })
+}
+
+fn of_response(context: NativeCallContext, response: &mut Response) -> Outcome<Body> {
+    let access = State::of(&context)?.facts().body.response;
+    Ok(Body { message: Message::Response(response.clone()), access })
 }
 
 impl Body {
     fn read<R>(&self, read: impl FnOnce(&HeaderMap, &MessageBody) -> R) -> R {
-        match self {
-            Self::Request(request) => request.0.read(|draft| read(&draft.headers, &draft.body)),
-            Self::Response(response) => response.0.read(|draft| read(&draft.headers, &draft.body)),
+        match &self.message {
+            Message::Request(of) => of.0.read(|draft| read(&draft.headers, &draft.body)),
+            Message::Response(of) => of.0.read(|draft| read(&draft.headers, &draft.body)),
         }
     }
 
     fn write<R>(&self, write: impl FnOnce(&mut HeaderMap, &mut MessageBody) -> R) -> R {
-        match self {
-            Self::Request(request) => {
-                request.0.write(|draft| write(&mut draft.headers, &mut draft.body))
-            }
-            Self::Response(response) => {
-                response.0.write(|draft| write(&mut draft.headers, &mut draft.body))
-            }
+        match &self.message {
+            Message::Request(of) => of.0.write(|draft| write(&mut draft.headers, &mut draft.body)),
+            Message::Response(of) => of.0.write(|draft| write(&mut draft.headers, &mut draft.body)),
         }
     }
 
     fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Request(one), Self::Request(other)) => one.0.is(&other.0),
-            (Self::Response(one), Self::Response(other)) => one.0.is(&other.0),
+        match (&self.message, &other.message) {
+            (Message::Request(one), Message::Request(other)) => one.0.is(&other.0),
+            (Message::Response(one), Message::Response(other)) => one.0.is(&other.0),
             _ => false,
         }
     }
 
-    /// The body, as far as the filter may have it.
-    fn seen(&self, context: &NativeCallContext) -> Outcome<Bytes> {
+    /// The body as it came, as far as the filter may have it.
+    fn seen(&self) -> Outcome<Bytes> {
         let body = self.read(|_, body| body.clone());
         match body {
             MessageBody::Replaced(bytes) => Ok(bytes),
-            MessageBody::Held(bytes) => self.granted(context).map(|()| bytes),
+            MessageBody::Held(bytes) => self.granted().map(|()| bytes),
             MessageBody::Untouched => {
-                self.granted(context)?;
+                self.granted()?;
                 Err(fail("unavailable", "this body streams past and cannot be read"))
             }
         }
     }
 
+    /// Without its coding.
+    fn decoded(&self) -> Outcome<Bytes> {
+        let bytes = self.seen()?;
+        let as_it_came = |body: &MessageBody| matches!(body, MessageBody::Held(_));
+        match self.read(|headers, body| coding(headers).filter(|_| as_it_came(body))) {
+            Some(coding) if !bytes.is_empty() => {
+                Err(fail("unavailable", format!("this body is encoded as {coding}")))
+            }
+            _ => Ok(bytes),
+        }
+    }
+
+    /// A request's as they came, which is what signatures are over; a response's without coding.
+    pub fn bytes(&self) -> Outcome<Bytes> {
+        match &self.message {
+            Message::Request(_) => self.seen(),
+            Message::Response(_) => self.decoded(),
+        }
+    }
+
     /// Refuses what the configuration does not grant, and names the key to set.
-    fn granted(&self, context: &NativeCallContext) -> Outcome<()> {
-        let state = State::of(context)?;
-        let (key, access) = match self {
-            Self::Request(_) => ("request", state.facts().body.request),
-            Self::Response(_) => ("response", state.facts().body.response),
+    fn granted(&self) -> Outcome<()> {
+        let key = match &self.message {
+            Message::Request(_) => "request",
+            Message::Response(_) => "response",
         };
-        match access {
+        match self.access {
             Access::Buffer => Ok(()),
-            Access::None => Err(fail("denied", not_granted(key))),
+            Access::None => Err(fail(
+                "denied",
+                format!(
+                    "this filter sees no {key} bodies: set body: {{ {key}: buffer }} in its \
+                     configuration"
+                ),
+            )),
         }
     }
 
     /// A request's own body is swallowed where another is set, which is a grant too.
-    fn settable(&self, context: &NativeCallContext) -> Outcome<()> {
-        match self {
-            Self::Request(_) => self.granted(context),
-            Self::Response(_) => Ok(()),
+    fn settable(&self) -> Outcome<()> {
+        match &self.message {
+            Message::Request(_) => self.granted(),
+            Message::Response(_) => Ok(()),
         }
     }
-}
-
-/// What to do about a body that is not granted.
-pub fn not_granted(key: &str) -> String {
-    format!("this filter sees no {key} bodies: set body: {{ {key}: buffer }} in its configuration")
 }
 
 /// Headers that say something of the bytes of a body, which is another now.
@@ -182,19 +223,20 @@ fn forget_bytes(headers: &mut HeaderMap) {
     }
 }
 
-fn set(context: &NativeCallContext, body: &Body, value: &Dynamic) -> Outcome<()> {
+fn set(body: &Body, value: &Dynamic) -> Outcome<()> {
     let given = value.read_lock::<Body>().map(|given| given.clone());
     // Rhai writes a handle back after each use of it.
     if given.as_ref().is_some_and(|given| given.is(body)) {
         return Ok(());
     }
-    body.settable(context)?;
+    body.settable()?;
+    let streams = |given: &Body| matches!(&given.message, Message::Response(of) if of.0.read(|d| d.body == MessageBody::Untouched));
     let taken = match &given {
         None => None,
-        Some(Body::Response(from)) if from.0.read(|d| d.body == MessageBody::Untouched) => {
+        Some(given) if streams(given) && matches!(body.message, Message::Response(_)) => {
             Some(MessageBody::Untouched)
         }
-        Some(given) => Some(MessageBody::Replaced(given.seen(context)?)),
+        Some(given) => Some(MessageBody::Replaced(given.decoded()?)),
     };
     body.write(|headers, body| {
         forget_bytes(headers);
@@ -208,47 +250,23 @@ fn set(context: &NativeCallContext, body: &Body, value: &Dynamic) -> Outcome<()>
     })
 }
 
-/// The bytes without their coding.
-fn decoded(context: &NativeCallContext, body: &Body) -> Outcome<Bytes> {
-    let bytes = body.seen(context)?;
-    match body.read(|headers, body| coding(headers).filter(|_| is_as_it_came(body))) {
-        None => Ok(bytes),
-        Some(coding) => Err(fail("unavailable", format!("this body is encoded as {coding}"))),
-    }
-}
-
-fn is_as_it_came(body: &MessageBody) -> bool {
-    matches!(body, MessageBody::Held(bytes) if !bytes.is_empty())
-}
-
 fn coding(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_ENCODING)?;
     let text = String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase();
     (!text.is_empty() && text != "identity").then_some(text)
 }
 
-fn text(context: NativeCallContext, body: &mut Body) -> Outcome<String> {
-    let bytes = decoded(&context, body)?;
-    fiber::charge(bytes.len());
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+fn text(body: &mut Body) -> Outcome<String> {
+    text_of(&body.decoded()?)
 }
 
-fn blob(context: NativeCallContext, body: &mut Body) -> Outcome<Dynamic> {
-    let bytes = match body {
-        Body::Request(_) => body.seen(&context)?,
-        Body::Response(_) => decoded(&context, body)?,
-    };
-    fiber::charge(bytes.len());
-    Ok(Dynamic::from_blob(bytes.to_vec()))
-}
-
-fn json(context: NativeCallContext, body: &mut Body) -> Outcome<Dynamic> {
-    let bytes = decoded(&context, body)?;
+fn json(body: &mut Body) -> Outcome<Dynamic> {
+    let bytes = body.decoded()?;
     let text = std::str::from_utf8(&bytes).map_err(|_| fail("parse", "this body is not UTF-8"))?;
     super::json::parse(text)
 }
 
-fn form(context: NativeCallContext, body: &mut Body) -> Outcome<Map> {
+fn form(body: &mut Body) -> Outcome<Map> {
     let is_form = body.read(|headers, _| {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
@@ -257,7 +275,7 @@ fn form(context: NativeCallContext, body: &mut Body) -> Outcome<Map> {
     if !is_form {
         return Err(invalid("this body is not of type application/x-www-form-urlencoded"));
     }
-    let bytes = decoded(&context, body)?;
+    let bytes = body.decoded()?;
     fiber::charge(bytes.len());
     let mut fields = Map::new();
     for (name, value) in form_urlencoded::parse(&bytes) {
@@ -281,13 +299,13 @@ fn len(body: &mut Body) -> Dynamic {
     })
 }
 
-fn set_text(context: NativeCallContext, body: &mut Body, text: &str) -> Outcome<()> {
-    set(&context, body, &text.into())
+fn set_text(body: &Body, text: &str) -> Outcome<()> {
+    set(body, &text.into())
 }
 
-fn set_json(context: NativeCallContext, body: &mut Body, value: Dynamic) -> Outcome<()> {
+fn set_json(body: &Body, value: Dynamic) -> Outcome<()> {
     let text = super::convert::to_json(&value)?.to_string();
-    set(&context, body, &text.into())?;
+    set(body, &Dynamic::from_blob(text.into_bytes()))?;
     body.write(|headers, _| {
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
@@ -295,7 +313,6 @@ fn set_json(context: NativeCallContext, body: &mut Body, value: Dynamic) -> Outc
     Ok(())
 }
 
-fn set_bytes(context: NativeCallContext, body: &mut Body, value: Dynamic) -> Outcome<()> {
-    let bytes = Dynamic::from_blob(bytes_of(&value)?);
-    set(&context, body, &bytes)
+fn set_bytes(body: &Body, value: Dynamic) -> Outcome<()> {
+    set(body, &Dynamic::from_blob(bytes_of(&value)?))
 }

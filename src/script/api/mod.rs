@@ -16,6 +16,7 @@ mod jwt;
 mod logging;
 mod negotiate;
 mod objects;
+mod octets;
 mod pending;
 mod query;
 mod random;
@@ -36,7 +37,7 @@ mod url;
 pub use convert::handle_in;
 pub use definitions::definitions;
 pub use fetch::{granted, seconds};
-pub use objects::{Objects, Request, Response};
+pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run, wait};
 pub use table::Doc;
@@ -71,6 +72,7 @@ fn table() -> table::Table {
         .kind::<Response>("Response")
         .kind::<objects::Headers>("Headers")
         .kind::<body::Body>("Body")
+        .kind::<octets::Octets>("Bytes")
         .kind::<query::Query>("Query")
         .kind::<cookies::Cookies>("Cookies")
         .kind::<client::ClientHandle>("Client")
@@ -87,6 +89,7 @@ fn table() -> table::Table {
     response::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
+    octets::area(&mut table);
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);

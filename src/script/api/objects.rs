@@ -9,9 +9,7 @@ use rhai::{Dynamic, Map};
 
 use super::convert::{bytes_of, scalar_text, to_json};
 use super::{Outcome, invalid};
-use crate::script::exchange::{
-    Ctx, ErrorInfo, Exchange, RequestDraft, MessageBody, ResponseDraft,
-};
+use crate::script::exchange::{Ctx, ErrorInfo, Exchange, MessageBody, RequestDraft, ResponseDraft};
 
 /// A value that handles share; copied at the first edit, so that a rollback costs nothing.
 pub struct Draft<T>(Arc<Mutex<Arc<T>>>);

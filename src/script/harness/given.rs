@@ -5,17 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use rhai::{Array, Dynamic, Map};
 
 use super::{Told, told};
-use crate::config::body::BodyAccess;
+use crate::config::body::{Access, BodyAccess};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 use crate::script::api::convert::{scalar_text, to_json};
-use crate::script::api::seconds;
-use crate::script::exchange::{CertInfo, Exchange, RequestDraft, TlsInfo};
+use crate::script::api::{seconds, set_body};
+use crate::script::exchange::{CertInfo, Exchange, MessageBody, RequestDraft, TlsInfo};
 
-const REQUEST: [&str; 18] = [
+const REQUEST: [&str; 19] = [
     "method",
     "url",
     "scheme",
@@ -23,6 +24,7 @@ const REQUEST: [&str; 18] = [
     "path",
     "version",
     "headers",
+    "body",
     "cookies",
     "ip",
     "port",
@@ -35,7 +37,7 @@ const REQUEST: [&str; 18] = [
     "response",
     "fetches",
 ];
-const SETTINGS: [&str; 5] = ["config", "secrets", "fetch", "limits", "on_fault"];
+const SETTINGS: [&str; 6] = ["config", "secrets", "fetch", "body", "limits", "on_fault"];
 
 pub fn exchange_of(given: &Map) -> Told<Exchange> {
     known(given, "a request", &REQUEST)?;
@@ -61,6 +63,17 @@ pub fn exchange_of(given: &Map) -> Told<Exchange> {
     request.params = params.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     headers(request, given)?;
     Ok(exchange)
+}
+
+/// The body that the client sends; a map or a list is JSON, and says so.
+pub fn body_of(given: &Map, request: &mut RequestDraft) -> Told<Bytes> {
+    let Some(body) = given.get("body") else { return Ok(Bytes::new()) };
+    let mut told = MessageBody::Untouched;
+    set_body(&mut request.headers, &mut told, body)?;
+    match told {
+        MessageBody::Replaced(bytes) | MessageBody::Held(bytes) => Ok(bytes),
+        MessageBody::Untouched => Ok(Bytes::new()),
+    }
 }
 
 /// Upstreams by name, and whether each has a healthy endpoint.
@@ -198,6 +211,9 @@ pub fn filter_of(script: &Path, settings: &Map) -> Told<Filter> {
     if let Some(fetch) = settings.get("fetch") {
         grant(&mut filter.fetch, fetch)?;
     }
+    if let Some(body) = settings.get("body") {
+        see(&mut filter.body, body)?;
+    }
     limit(&mut filter.limits, &map_in(settings, "limits")?)?;
     filter.on_fault = match text(settings, "on_fault").as_deref() {
         None | Some("closed") => OnFault::Closed,
@@ -229,6 +245,24 @@ fn grant(fetch: &mut Fetch, given: &Dynamic) -> Told<()> {
         let text = origin.to_string();
         let parsed = Origin::parse(&text);
         fetch.allow.push(parsed.ok_or_else(|| not("fetch", &text, "an origin"))?);
+    }
+    Ok(())
+}
+
+/// A map as in the configuration.
+fn see(access: &mut BodyAccess, given: &Dynamic) -> Told<()> {
+    let map = given.read_lock::<Map>().map(|map| map.clone());
+    let map = map.ok_or_else(|| not("body", &given.to_string(), "a map"))?;
+    known(&map, "body", &["request", "response", "limit"])?;
+    for (key, place) in [("request", &mut access.request), ("response", &mut access.response)] {
+        *place = match text(&map, key).as_deref() {
+            None | Some("none") => Access::None,
+            Some("buffer") => Access::Buffer,
+            Some(other) => return Err(not(key, other, "none or buffer")),
+        };
+    }
+    if let Some(bytes) = map.get("limit") {
+        access.limit = whole("limit", bytes)?;
     }
     Ok(())
 }
