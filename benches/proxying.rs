@@ -10,11 +10,10 @@ mod floor;
 mod peers;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use peers::{Target, cpu, free_port, median, on_core, start_nginx, up};
+use peers::{Target, cpu, free_port, median, on_core, requests, start_nginx, up};
 
 /// As Selvedge has it, so that the bare proxy is no slower by its allocator.
 #[global_allocator]
@@ -26,8 +25,6 @@ const HEADERS: [&str; 3] = [
     "Accept-Language: de-DE,de;q=0.9",
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) bench",
 ];
-const CONNECTIONS: &str = "32";
-
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     if let [mode, port, origin] = args.as_slice()
@@ -149,20 +146,8 @@ limits: {{ requests_per_connection: 4000000000 }}
 /// CPU microseconds per request over a run of the load.
 fn measure(target: &Target, seconds: u64) -> f64 {
     let before = cpu(target.process.id());
-    let mut wrk = Command::new("taskset");
-    wrk.args(["-c", "1", "wrk", "-t1", "-c", CONNECTIONS, "-d", &format!("{seconds}s")]);
-    for header in HEADERS {
-        wrk.args(["-H", header]);
-    }
-    let url = format!("http://127.0.0.1:{}/k1", target.port);
-    let output = wrk.arg(url).output().expect("wrk is installed");
-    let after = cpu(target.process.id());
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(!text.contains("Non-2xx"), "{}: {text}", target.name);
-    let requests = BufReader::new(text.as_bytes()).lines().map_while(Result::ok).find_map(|line| {
-        line.trim().split_once(" requests in ").and_then(|(count, _)| count.parse::<f64>().ok())
-    });
-    (after - before) * 1e6 / requests.unwrap_or_else(|| panic!("{}: {text}", target.name))
+    let count = requests(target.port, "/k1", seconds, &HEADERS);
+    (cpu(target.process.id()) - before) * 1e6 / count
 }
 
 /// The median of the per-round relation of two targets.

@@ -127,6 +127,6 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < deadline, "{what} does not come");
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::yield_now();
     }
 }

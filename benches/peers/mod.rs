@@ -1,5 +1,7 @@
 //! Programs that a benchmark starts, and what they use of the CPU.
 
+#![allow(dead_code, reason = "each benchmark uses a part")]
+
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -55,11 +57,29 @@ pub fn start_nginx(
 }
 
 pub fn up(target: Target) -> Target {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while TcpStream::connect(("127.0.0.1", target.port)).is_err() {
+        std::thread::yield_now();
         assert!(Instant::now() < deadline, "{} is not up", target.name);
     }
     target
+}
+
+const CONNECTIONS: &str = "32";
+
+/// Loads a target from core 1, and tells how many requests it answered, each with success.
+pub fn requests(port: u16, path: &str, seconds: u64, headers: &[&str]) -> f64 {
+    let mut wrk = on_core("1", "wrk");
+    wrk.args(["-t1", "-c", CONNECTIONS, "-d", &format!("{seconds}s")]);
+    for header in headers {
+        wrk.args(["-H", header]);
+    }
+    let url = format!("http://127.0.0.1:{port}{path}");
+    let output = wrk.arg(url).output().expect("wrk is installed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!text.contains("Non-2xx"), "{text}");
+    let count = text.lines().find_map(|line| line.trim().split_once(" requests in "));
+    count.and_then(|(count, _)| count.parse().ok()).unwrap_or_else(|| panic!("{text}"))
 }
 
 /// CPU seconds of a process and its children, from `/proc`.
