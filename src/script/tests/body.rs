@@ -62,10 +62,10 @@ async fn what_a_body_is_not_is_an_error_to_catch() {
 
 #[tokio::test]
 async fn a_body_of_a_megabyte_is_hashed_and_handed_on_without_an_array() {
-    let large: &'static [u8] = Box::leak(vec![0xff; 1 << 20].into_boxed_slice());
+    let large: &'static [u8] = Box::leak(vec![b'x'; (1 << 20) + 1].into_boxed_slice());
     let script = r#"
         let bytes = req.body.bytes();
-        if bytes.len != 1048576 || hash::md5(bytes) != hash::md5(req.body) { throw "another" }
+        if bytes.len != 1048577 || hash::xxh(bytes) != hash::xxh(req.body) { throw "another" }
         try { bytes.to_blob(); throw "a large blob" } catch (e) { if e.kind != "limit" { throw e } }
         try { req.body.text(); throw "a large string" } catch (e) { if e.kind != "limit" { throw e } }
         fetch("http://api/copy", #{ method: "POST", body: req.body }); ()"#;
