@@ -238,3 +238,81 @@ fn ac_035_deep_and_endless_json_is_refused() {
     assert!(echo.take().is_empty(), "the origin saw what was refused");
     assert_eq!(post(b"{\"qty\":1}").status, 200, "and it serves on");
 }
+
+/// Compressed by gzip(1).
+fn gzip(body: &[u8]) -> Vec<u8> {
+    use std::io::{Read, Write};
+    let mut child = std::process::Command::new("gzip")
+        .arg("-c")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("gzip is installed");
+    let mut stdin = child.stdin.take().expect("piped");
+    let (body, mut packed) = (body.to_vec(), Vec::new());
+    let writer = std::thread::spawn(move || stdin.write_all(&body));
+    child.stdout.take().expect("piped").read_to_end(&mut packed).expect("reads");
+    writer.join().expect("no panic").expect("writes");
+    child.wait().expect("waits");
+    packed
+}
+
+#[test]
+fn collected_responses_keep_their_coding_unless_they_are_edited_over_all_versions() {
+    let plain = large_bytes().repeat(3);
+    let packed = gzip(&plain);
+    let length = packed.len();
+    let address = raw_origin(move |mut stream| {
+        use std::io::Write;
+        while !read_head(&mut stream).is_empty() {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nETag: \"e\"\r\nContent-Length: {length}\r\n\r\n"
+            );
+            if stream.write_all(&[head.as_bytes(), &packed].concat()).is_err() {
+                return;
+            }
+        }
+    });
+    let folder = Folder::new();
+    folder.write(
+        "look.rhai",
+        "fn on_response(res, req) {\n\
+           if req.path == \"/read\" || req.path == \"/edit\" { res.headers[\"x-md5\"] = hash::md5(res.body.bytes()); }\n\
+           if req.path == \"/edit\" { res.body = res.body; res.body.set_bytes(res.body.bytes().extract(0, 5)); }\n\
+         }",
+    );
+    let listeners = PLAIN.replace("\"127.0.0.1:0\" } }", "\"127.0.0.1:0\", h2c: true } }");
+    let site = Site::start_in(
+        folder,
+        format!(
+            "{listeners}upstreams: {{ o: {{ endpoints: [{{ address: \"{address}\" }}] }} }}\n\
+             filters: {{ look: {{ script: look.rhai, body: {{ response: buffer }}, limits: {{ cpu: 500ms }} }} }}\n\
+             routes: [{{ name: all, match: {{}}, filters: [look], upstream: o }}]\n"
+        ),
+    );
+    let file = site.folder.path("plain");
+    std::fs::write(&file, &plain).expect("the folder can be written to");
+    let md5 = run("md5sum", &[&file.display().to_string()]).out;
+    let md5 = md5.split(' ').next().unwrap_or_default().to_owned();
+    let out = site.folder.path("out").display().to_string();
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        for (path, coded, read) in
+            [("/untouched", true, false), ("/read", true, true), ("/edit", false, true)]
+        {
+            let url = site.url(path);
+            let ran = curl(&[version, "--compressed", "-D", "-", "-o", &out, &url]);
+            let head = ran.out.to_ascii_lowercase();
+            let case = format!("{version} {path}: {}\n{}", ran.all(), site.proxy.log());
+            assert_eq!(head.contains("content-encoding: gzip"), coded, "{case}");
+            assert_eq!(head.contains("etag: \"e\""), coded, "{case}");
+            assert_eq!(head.contains(&format!("x-md5: {md5}")), read, "{case}");
+            let expected = if coded { length } else { 5 };
+            assert!(head.contains(&format!("content-length: {expected}")), "{case}");
+            let got = std::fs::read(&out).expect("curl wrote it");
+            let wanted = if coded { &plain[..] } else { &plain[..5] };
+            assert!(got == wanted, "{} bytes: {case}", got.len());
+        }
+    }
+    until("nothing is held any more", || site.metric("selvedge_held_body_bytes") == Some(0.0));
+    assert_eq!(site.count_logged("\"status\":200"), 6, "a line for each request");
+}

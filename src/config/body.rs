@@ -35,8 +35,10 @@ section! {
     pub struct RawBodyAccess as "body" {
         /// `buffer`: the request's body is read before the filter runs, and `req.body` is there.
         request: Access = "none",
+        /// `buffer`: the response is collected before `on_response` runs, and `res.body` is there.
+        response: Access = "none",
         /// The largest body that is held, 1MiB if left out. A larger request gets 413 before the
-        /// origin is asked.
+        /// origin is asked; a larger response is a fault of the filter.
         limit: Option<At<Bytes>>,
     }
 }
@@ -44,10 +46,10 @@ section! {
 choice!(Access { "none" => Access::None, "buffer" => Access::Buffer });
 
 pub fn resolve(raw: RawBodyAccess, problems: &mut Problems) -> BodyAccess {
-    let access = BodyAccess { request: raw.request, ..BodyAccess::NONE };
+    let access = BodyAccess { request: raw.request, response: raw.response, ..BodyAccess::NONE };
     let Some(limit) = raw.limit else { return access };
     if access == BodyAccess::NONE {
-        let message = "limit has an effect with request: buffer only";
+        let message = "limit has an effect with request: buffer or response: buffer only";
         limit.problem(problems, message, None);
     }
     if limit.value.0 == 0 {

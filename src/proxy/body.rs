@@ -24,7 +24,7 @@ pub struct RequestBody {
     held: Option<Held>,
     /// What this attempt sends instead, by a filter's word.
     of_attempt: Option<Bytes>,
-    place: Place,
+    pub(super) place: Place,
 }
 
 struct Held {
@@ -58,9 +58,9 @@ impl RequestBody {
         };
     }
 
-    /// The client's own session, once Pingora has the body.
-    pub fn take_back(&mut self, session: &mut Session) {
-        self.place.take_back(session);
+    /// Pingora has the body: it may have the client's own session again.
+    pub fn sent(&mut self, session: &mut Session) {
+        self.place.sent(session);
     }
 }
 
@@ -138,7 +138,7 @@ pub fn send_held(session: &mut Session, head: &mut RequestHeader, ctx: &mut Ctx)
         return Err(ctx.refuse(Failure::FilterMessage(text)));
     }
     super::head::edit(head, |parts| frame(&mut parts.headers, body.len()));
-    ctx.body.place.put(session, body);
+    ctx.body.place.send(session, body);
     Ok(())
 }
 

@@ -91,6 +91,8 @@ pub struct Attempt {
     pub retries: u32,
     /// 1xx responses so far.
     pub informational: u32,
+    /// The response's head came, and more than the client has to do with it: the cache.
+    pub taken_in: bool,
     /// Time spent waiting for origins.
     pub waited: Duration,
 }

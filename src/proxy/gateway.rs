@@ -13,7 +13,7 @@ use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::ctx::Ctx;
-use super::{accept, body, fail, finish, forward, peer, request, response, route};
+use super::{accept, body, collect, fail, finish, forward, peer, request, response, route};
 use crate::snapshot::Shared;
 
 /// The proxy, as Pingora drives it.
@@ -79,6 +79,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         forward::prepare(session, head, ctx)?;
+        collect::ask_for_whole(head, ctx);
         request::run_upstream(session, head, ctx, &self.shared).await?;
         body::send_held(session, head, ctx)
     }
@@ -90,7 +91,7 @@ impl ProxyHttp for Gateway {
         _end: bool,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        ctx.body.take_back(session);
+        ctx.body.sent(session);
         request::limit_body_as_it_comes(session, ctx)
     }
 
@@ -101,7 +102,7 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        ctx.body.take_back(session);
+        ctx.body.sent(session);
         response::from_upstream(head, ctx)
     }
 
@@ -144,7 +145,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
         reused: bool,
     ) -> Box<Error> {
-        ctx.body.take_back(session);
+        collect::give_up(session, ctx);
         peer::exchange_failed(session, ctx, peer, error, reused)
     }
 
@@ -154,6 +155,7 @@ impl ProxyHttp for Gateway {
         error: &Error,
         ctx: &mut Box<Ctx>,
     ) -> FailToProxy {
+        collect::give_up(session, ctx);
         fail::answer(session, error, ctx, &self.shared).await
     }
 
@@ -163,7 +165,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Ctx>) {
-        ctx.body.take_back(session);
+        collect::release(session, error, ctx, &self.shared).await;
         finish::record(session, error, ctx, &self.shared).await;
     }
 }

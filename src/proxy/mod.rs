@@ -4,6 +4,8 @@
 mod accept;
 /// Request bodies that filters ask for.
 mod body;
+/// Responses that filters ask to see whole.
+mod collect;
 /// Whether a message can be read in one way only.
 mod conform;
 /// Per-request state, in groups.

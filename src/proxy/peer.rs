@@ -125,7 +125,7 @@ pub fn exchange_failed(
     let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
     let nothing_sent = response::sent(session).is_none();
     // An origin that said 1xx has begun with it.
-    let unanswered = nothing_sent && ctx.attempt.informational == 0;
+    let unanswered = nothing_sent && ctx.attempt.informational == 0 && !ctx.attempt.taken_in;
     let waited = from_upstream && *error.etype() == ErrorType::ReadTimedout;
     if waited && nothing_sent && !session.as_mut().is_body_done() {
         // The origin waited for the rest of the request, as we did.

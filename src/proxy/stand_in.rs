@@ -1,9 +1,9 @@
-//! A session in place of the client's own, for as long as Pingora must meet a body that we hold
-//! (docs/decisions/0011).
+//! A session in place of the client's own, while a body is held (docs/decisions/0011).
 //!
 //! Pingora reads a request's body itself while it sends it on; of what was read before it sends at
-//! most 64 KiB. A session of ours may answer what it reads. All else goes to the client's own
-//! session, which is left behind whole when the stand-in goes.
+//! most 64 KiB. And it writes a response's head before it has the body. A session of ours may answer
+//! what it reads, and keep what it writes. All else goes to the client's own session, which is left
+//! behind whole when the stand-in goes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,28 +22,71 @@ use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_proxy::Session;
 
-/// Whether there is a stand-in, and where it leaves the client's session.
+use super::collect::Collected;
+
+/// Whether there is a stand-in, and where it leaves what it has.
 #[derive(Default)]
-pub struct Place(Option<Arc<Mutex<Option<ServerSession>>>>);
+pub struct Place {
+    left: Option<Arc<Mutex<Left>>>,
+    /// It is there for the request's body.
+    sends: bool,
+}
+
+#[derive(Default)]
+struct Left {
+    own: Option<ServerSession>,
+    collected: Option<Collected>,
+}
+
+/// What the stand-in does for the client.
+enum Role {
+    /// Gives Pingora the request's body, read already.
+    Sends(Bytes),
+    /// Keeps the response that Pingora writes.
+    Collects(Collected),
+    /// It collected, and found that it cannot.
+    Passes(Collected),
+}
 
 impl Place {
-    /// Lets Pingora meet `body` as the request's body, read already.
-    pub fn put(&mut self, session: &mut Session, body: Bytes) {
-        self.take_back(session);
-        let left = Arc::default();
-        self.0 = Some(Arc::clone(&left));
-        let own = std::mem::replace(&mut *session.downstream_session, nobody());
-        *session.downstream_session =
-            ServerSession::new_custom(Box::new(StandIn { own, body, left }));
+    /// Lets Pingora meet `body` as the request's body.
+    pub fn send(&mut self, session: &mut Session, body: Bytes) {
+        self.put(session, Role::Sends(body));
+        self.sends = true;
     }
 
-    /// From here on Pingora has the client's own session, as it has where none stood in.
-    pub fn take_back(&mut self, session: &mut Session) {
-        let Some(left) = self.0.take() else { return };
+    /// Keeps the response from here on.
+    pub fn collect(&mut self, session: &mut Session, collected: Collected) {
+        self.put(session, Role::Collects(collected));
+    }
+
+    fn put(&mut self, session: &mut Session, role: Role) {
+        self.take_back(session);
+        let left = Arc::default();
+        self.left = Some(Arc::clone(&left));
+        let own = std::mem::replace(&mut *session.downstream_session, nobody());
+        *session.downstream_session =
+            ServerSession::new_custom(Box::new(StandIn { own, role, left }));
+    }
+
+    /// Pingora has the request's body.
+    pub fn sent(&mut self, session: &mut Session) {
+        if self.sends {
+            self.take_back(session);
+        }
+    }
+
+    /// From here on Pingora has the client's own session, as it has where none stood in; with what
+    /// was collected.
+    pub fn take_back(&mut self, session: &mut Session) -> Option<Collected> {
+        self.sends = false;
+        let left = self.left.take()?;
         drop(std::mem::replace(&mut *session.downstream_session, nobody()));
-        if let Some(own) = left.lock().take() {
+        let Left { own, collected } = std::mem::take(&mut *left.lock());
+        if let Some(own) = own {
             *session.downstream_session = own;
         }
+        collected
     }
 }
 
@@ -54,13 +97,75 @@ fn nobody() -> ServerSession {
 
 struct StandIn {
     own: ServerSession,
-    body: Bytes,
-    left: Arc<Mutex<Option<ServerSession>>>,
+    role: Role,
+    left: Arc<Mutex<Left>>,
 }
 
 impl Drop for StandIn {
     fn drop(&mut self) {
-        *self.left.lock() = Some(std::mem::replace(&mut self.own, nobody()));
+        let collected = match std::mem::replace(&mut self.role, Role::Sends(Bytes::new())) {
+            Role::Collects(collected) | Role::Passes(collected) => Some(collected),
+            Role::Sends(_) => None,
+        };
+        let own = Some(std::mem::replace(&mut self.own, nobody()));
+        *self.left.lock() = Left { own, collected };
+    }
+}
+
+impl StandIn {
+    /// Keeps the head, if it is the one that is waited for.
+    async fn head(&mut self, head: Box<ResponseHeader>) -> Result<()> {
+        match &mut self.role {
+            Role::Collects(collected) if !head.status.is_informational() => {
+                collected.head = Some(head);
+                Ok(())
+            }
+            _ => self.own.write_response_header(head).await,
+        }
+    }
+
+    async fn piece(&mut self, data: Bytes, end: bool) -> Result<()> {
+        let Role::Collects(collected) = &mut self.role else {
+            return self.own.write_response_body(data, end).await;
+        };
+        let Err(obstacle) = collected.add(&data, end) else { return Ok(()) };
+        let text = collected.fail(obstacle);
+        if !collected.may_pass {
+            return Err(Error::explain(ErrorType::InternalError, text));
+        }
+        self.pass_on().await?;
+        self.own.write_response_body(data, end).await
+    }
+
+    /// Nobody insists on seeing the response: it goes on as it came.
+    async fn pass_on(&mut self) -> Result<()> {
+        let role = std::mem::replace(&mut self.role, Role::Sends(Bytes::new()));
+        let Role::Collects(mut collected) = role else { return Ok(()) };
+        let (head, body) = (collected.head.take(), collected.take_body());
+        self.role = Role::Passes(collected);
+        if let Some(head) = head {
+            self.own.write_response_header(head).await?;
+        }
+        self.own.write_response_body(body, false).await
+    }
+
+    /// One of Pingora's tasks; true at the response's end.
+    async fn task(&mut self, task: HttpTask) -> Result<bool> {
+        let end = task.is_end();
+        match task {
+            HttpTask::Header(head, end) => {
+                self.head(head).await?;
+                if end {
+                    self.piece(Bytes::new(), true).await?;
+                }
+            }
+            HttpTask::Body(data, end) | HttpTask::UpgradedBody(data, end) => {
+                self.piece(data.unwrap_or_default(), end).await?;
+            }
+            HttpTask::Trailer(_) | HttpTask::Done => self.piece(Bytes::new(), true).await?,
+            HttpTask::Failed(error) => return Err(error),
+        }
+        Ok(end)
     }
 }
 
@@ -73,36 +178,82 @@ fn no_messages<T>() -> Result<T> {
 
 #[async_trait]
 impl CustomSession for StandIn {
-    /// All of it was read.
     fn is_body_done(&mut self) -> bool {
-        true
+        matches!(self.role, Role::Sends(_)) || self.own.is_body_done()
     }
 
     fn is_body_empty(&mut self) -> bool {
-        self.body.is_empty()
+        match &self.role {
+            Role::Sends(body) => body.is_empty(),
+            Role::Collects(_) | Role::Passes(_) => self.own.is_body_empty(),
+        }
     }
 
-    /// What Pingora sends first; it is everything.
+    /// What Pingora sends first; of a held body it is everything.
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        (!self.body.is_empty()).then(|| self.body.clone())
+        match &self.role {
+            Role::Sends(body) => (!body.is_empty()).then(|| body.clone()),
+            Role::Collects(_) | Role::Passes(_) => self.own.get_retry_buffer(),
+        }
     }
 
-    fn enable_retry_buffering(&mut self) {}
+    fn enable_retry_buffering(&mut self) {
+        if !matches!(self.role, Role::Sends(_)) {
+            self.own.enable_retry_buffering();
+        }
+    }
 
     fn retry_buffer_truncated(&self) -> bool {
-        false
+        !matches!(self.role, Role::Sends(_)) && self.own.retry_buffer_truncated()
     }
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
-        Ok(None)
+        self.own.read_request_body().await
     }
 
     async fn drain_request_body(&mut self) -> Result<()> {
-        Ok(())
+        self.own.drain_request_body().await
     }
 
-    async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
-        self.own.read_body_or_idle(true).await
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        self.own.read_body_or_idle(no_body_expected).await
+    }
+
+    async fn write_response_header(&mut self, head: Box<ResponseHeader>, _: bool) -> Result<()> {
+        self.head(head).await
+    }
+
+    async fn write_response_header_ref(&mut self, head: &ResponseHeader, _: bool) -> Result<()> {
+        self.head(Box::new(head.clone())).await
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        self.piece(data, end).await
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        match &self.role {
+            Role::Collects(_) => self.piece(Bytes::new(), true).await,
+            Role::Sends(_) | Role::Passes(_) => self.own.write_response_trailers(trailers).await,
+        }
+    }
+
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        if matches!(self.role, Role::Sends(_)) {
+            return self.own.response_duplex_vec(tasks).await;
+        }
+        let mut ended = false;
+        for task in tasks {
+            ended |= self.task(task).await?;
+        }
+        Ok(ended)
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        match &self.role {
+            Role::Collects(_) => self.piece(Bytes::new(), true).await,
+            Role::Sends(_) | Role::Passes(_) => self.own.finish_body().await,
+        }
     }
 
     // The rest is the client's own session.
@@ -113,26 +264,6 @@ impl CustomSession for StandIn {
 
     fn req_header_mut(&mut self) -> &mut RequestHeader {
         self.own.req_header_mut()
-    }
-
-    async fn write_response_header(&mut self, head: Box<ResponseHeader>, _: bool) -> Result<()> {
-        self.own.write_response_header(head).await
-    }
-
-    async fn write_response_header_ref(&mut self, head: &ResponseHeader, _: bool) -> Result<()> {
-        self.own.write_response_header_ref(head).await
-    }
-
-    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
-        self.own.write_response_body(data, end).await
-    }
-
-    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
-        self.own.write_response_trailers(trailers).await
-    }
-
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        self.own.response_duplex_vec(tasks).await
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {
@@ -169,10 +300,6 @@ impl CustomSession for StandIn {
 
     async fn shutdown(&mut self, _code: u32, _why: &str) {
         self.own.shutdown().await;
-    }
-
-    async fn finish(&mut self) -> Result<()> {
-        self.own.finish_body().await
     }
 
     fn body_bytes_sent(&self) -> usize {

@@ -1,6 +1,9 @@
 //! `req.body` and `res.body`: handles, so that an edit is one of the message.
 
+use std::io::Read;
+
 use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rhai::{Dynamic, Map, NativeCallContext};
 
@@ -19,6 +22,8 @@ use crate::script::fiber;
 pub struct Body {
     message: Message,
     access: Access,
+    /// Bytes of a body without its coding.
+    limit: usize,
 }
 
 #[derive(Clone)]
@@ -114,13 +119,15 @@ fn setting(table: &mut Table) {
 }
 
 fn of_request(context: NativeCallContext, request: &mut Request) -> Outcome<Body> {
-    let access = State::of(&context)?.facts().body.request;
-    Ok(Body { message: Message::Request(request.clone()), access })
+    let access = State::of(&context)?.facts().body;
+    let message = Message::Request(request.clone());
+    Ok(Body { message, access: access.request, limit: access.limit })
 }
 
 fn of_response(context: NativeCallContext, response: &mut Response) -> Outcome<Body> {
-    let access = State::of(&context)?.facts().body.response;
-    Ok(Body { message: Message::Response(response.clone()), access })
+    let access = State::of(&context)?.facts().body;
+    let message = Message::Response(response.clone());
+    Ok(Body { message, access: access.response, limit: access.limit })
 }
 
 impl Body {
@@ -164,9 +171,7 @@ impl Body {
         let bytes = self.seen()?;
         let as_it_came = |body: &MessageBody| matches!(body, MessageBody::Held(_));
         match self.read(|headers, body| coding(headers).filter(|_| as_it_came(body))) {
-            Some(coding) if !bytes.is_empty() => {
-                Err(fail("unavailable", format!("this body is encoded as {coding}")))
-            }
+            Some(coding) if !bytes.is_empty() => unpacked(&coding, &bytes, self.limit),
             _ => Ok(bytes),
         }
     }
@@ -248,6 +253,21 @@ fn set(body: &Body, value: &Dynamic) -> Outcome<()> {
             }
         }
     })
+}
+
+/// Up to the limit, however small the packed body was.
+fn unpacked(coding: &str, packed: &[u8], limit: usize) -> Outcome<Bytes> {
+    if coding != "gzip" && coding != "x-gzip" {
+        return Err(fail("unavailable", format!("this body is encoded as {coding}")));
+    }
+    let most = limit.min(fiber::room());
+    let (mut decoder, mut body) = (MultiGzDecoder::new(packed).take(most as u64 + 1), Vec::new());
+    decoder.read_to_end(&mut body).map_err(|error| fail("parse", format!("gzip: {error}")))?;
+    if body.len() > most {
+        return Err(fail("too_large", format!("this body has more than {most} bytes unpacked")));
+    }
+    fiber::charge(body.len());
+    Ok(body.into())
 }
 
 fn coding(headers: &HeaderMap) -> Option<String> {

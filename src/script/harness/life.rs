@@ -124,18 +124,34 @@ impl Life {
             tokio::time::sleep(answer.delay).await;
             match answer.result {
                 Ok(response) => {
+                    let holds = self.bodies.response == Access::Buffer;
+                    let body = match holds {
+                        true => MessageBody::Held(response.body.clone()),
+                        false => MessageBody::Untouched,
+                    };
                     let draft = ResponseDraft {
                         status: response.status,
                         headers: response.headers,
-                        body: MessageBody::Untouched,
+                        body,
                         from: From::Origin,
                     };
-                    return self.respond(exchange, draft, response.body).await;
+                    return match holds && response.body.len() > self.bodies.limit {
+                        true => self.unseen(exchange, draft).await,
+                        false => self.respond(exchange, draft, response.body).await,
+                    };
                 }
                 Err(info) => failure = info,
             }
         }
         self.failed(exchange, failure).await
+    }
+
+    /// A response that is too large to be shown, which the filter's policy judges.
+    async fn unseen(&mut self, exchange: Exchange, draft: ResponseDraft) -> Answered {
+        match self.on_fault {
+            OnFault::Open => (exchange, draft, Bytes::new()),
+            OnFault::Closed => self.failed(exchange, filter_failed()).await,
+        }
     }
 
     /// Shows a response to `on_response`.
