@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
+use crate::config::body::Access;
 use crate::config::filters::Tests;
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
@@ -60,6 +61,11 @@ impl RouteState {
     /// Whether any filter here defines `hook`; a hook that nobody defines costs nothing.
     pub fn has(&self, hook: Hook) -> bool {
         self.filters.iter().any(|filter| filter.script.has(hook))
+    }
+
+    /// Whether any filter here asks for the request's body.
+    pub fn holds_requests(&self) -> bool {
+        self.filters.iter().any(|filter| filter.config.body.request == Access::Buffer)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::body::{self, BodyAccess, RawBodyAccess};
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, choice, section};
 use super::state::{self, Access, Grants, RawGrants, State};
@@ -20,6 +21,7 @@ pub struct Filter {
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
     pub state: Grants,
+    pub body: BodyAccess,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
     pub tests: Tests,
@@ -155,6 +157,8 @@ section! {
         dicts: Vec<At<String>> = "[]",
         /// Names of `state.ipsets` that the script may ask.
         ipsets: Vec<At<String>> = "[]",
+        /// Which bodies it sees.
+        body: RawBodyAccess = "{}",
         /// What one run of a hook may use.
         limits: RawFilterLimits = "{}",
         /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
@@ -241,6 +245,7 @@ pub fn resolve(
             declared,
             problems,
         ),
+        body: body::resolve(raw.body, problems),
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
         tests: raw.tests,

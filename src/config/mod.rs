@@ -1,5 +1,6 @@
 //! Configuration: YAML text in, a typed `Config` that cannot be invalid out, or every problem at once.
 
+pub mod body;
 pub mod env;
 pub mod filters;
 pub mod listeners;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use self::body::BodyAccess;
 use self::filters::{Filter, RawFilter};
 use self::listeners::{Listener, RawListener};
 use self::problem::{Pos, Problem, Problems};
@@ -202,6 +204,9 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     let upstreams = upstreams::resolve(raw.upstreams, problems);
     let state = state::resolve(raw.state, problems);
     let filters = filters::resolve(raw.filters, &upstreams, &state, problems);
+    for filter in filters.iter().filter(|filter| filter.body != BodyAccess::NONE) {
+        body::check_total(filter.body.limit, &raw.limits.held_bodies, &filter.name, problems);
+    }
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);
     Config {
         listeners,

@@ -22,6 +22,7 @@ pub struct Ctx {
     pub routed: Option<Routed>,
     pub attempt: Attempt,
     pub outcome: Outcome,
+    pub body: super::body::RequestBody,
     pub scripts: super::exchange::ScriptState,
     /// In `selvedge dev` only.
     pub dev: Option<Box<super::dev::Notes>>,
@@ -90,6 +91,8 @@ pub struct Attempt {
     pub retries: u32,
     /// 1xx responses so far.
     pub informational: u32,
+    /// The response's head came, and more than the client has to do with it: the cache.
+    pub taken_in: bool,
     /// Time spent waiting for origins.
     pub waited: Duration,
 }

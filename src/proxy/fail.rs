@@ -33,6 +33,8 @@ pub enum Failure {
     MethodNotAllowed(String),
     #[error("the body is larger than {0} bytes")]
     BodyTooLarge(u64),
+    #[error("the bodies held for filters have more than {0} bytes with this one")]
+    BodiesBusy(u64),
     #[error("filter {0} faulted")]
     FilterFault(String),
     #[error("too many filter runs")]
@@ -111,6 +113,12 @@ impl Failure {
                 Level::Debug,
                 "body_too_large",
             ),
+            Self::BodiesBusy(_) => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This service is busy.",
+                Level::Warn,
+                "bodies_busy",
+            ),
             Self::FilterFault(_) | Self::FilterMessage(_) => row(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Something went wrong here.",
@@ -182,7 +190,7 @@ impl Failure {
             Self::MethodNotAllowed(allow) => {
                 HeaderValue::from_str(allow).map(|v| (header::ALLOW, v)).into_iter().collect()
             }
-            Self::NoEndpoint(_) | Self::FiltersBusy => {
+            Self::NoEndpoint(_) | Self::FiltersBusy | Self::BodiesBusy(_) => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             _ => Vec::new(),
@@ -243,7 +251,7 @@ pub async fn answer(
     ctx: &mut Ctx,
     shared: &Shared,
 ) -> FailToProxy {
-    if ctx.outcome.answered_by.is_some() && session.response_written().is_some() {
+    if ctx.outcome.answered_by.is_some() && response::sent(session).is_some() {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
     let failure = cause(error, ctx);
@@ -254,7 +262,7 @@ pub async fn answer(
     if !reusable {
         session.set_keepalive(None);
     }
-    let sent = match (&failure, session.response_written()) {
+    let sent = match (&failure, response::sent(session)) {
         (Failure::ClientGone(_) | Failure::Cut { .. }, _) => false,
         (_, Some(_)) => false,
         (_, None) => {

@@ -12,6 +12,7 @@ use pingora_proxy::Session;
 use super::ctx::Ctx;
 use super::fail::Failure;
 use super::head;
+use super::response;
 use crate::config::upstreams::HashKey;
 use crate::snapshot::UpstreamState;
 
@@ -122,9 +123,11 @@ pub fn exchange_failed(
 ) -> Box<Error> {
     let mut error = error.more_context(format!("peer {peer}"));
     let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
-    let unanswered = session.response_written().is_none();
+    let nothing_sent = response::sent(session).is_none();
+    // An origin that said 1xx has begun with it.
+    let unanswered = nothing_sent && ctx.attempt.informational == 0 && !ctx.attempt.taken_in;
     let waited = from_upstream && *error.etype() == ErrorType::ReadTimedout;
-    if waited && unanswered && !session.as_mut().is_body_done() {
+    if waited && nothing_sent && !session.as_mut().is_body_done() {
         // The origin waited for the rest of the request, as we did.
         end_attempt(ctx, false);
         ctx.outcome.failure = Some(Failure::ClientTimeout(error.to_string()));

@@ -43,6 +43,39 @@ impl Drop for Held {
     }
 }
 
+/// Bytes that count in a gauge as long as this lives.
+#[derive(Debug)]
+#[must_use = "dropped at once, it counts nothing"]
+pub struct HeldBytes {
+    gauge: IntGauge,
+    bytes: i64,
+}
+
+impl HeldBytes {
+    pub(super) fn none(gauge: &IntGauge) -> Self {
+        Self { gauge: gauge.clone(), bytes: 0 }
+    }
+
+    /// Counts more bytes, unless all who count here would hold more than `most` with them.
+    #[must_use]
+    pub fn grow(&mut self, bytes: usize, most: u64) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.gauge.add(bytes);
+        if u64::try_from(self.gauge.get()).unwrap_or(0) > most {
+            self.gauge.sub(bytes);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.gauge.sub(self.bytes);
+    }
+}
+
 /// The series of one route.
 #[derive(Debug)]
 pub struct RouteMetrics {

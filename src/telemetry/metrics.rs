@@ -11,7 +11,8 @@ use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{IntCounter, Registry, TextEncoder};
 
 use super::handles::{
-    FilterMetrics, Held, NamespaceMetrics, RateLimitMetrics, Reasons, RouteMetrics, UpstreamMetrics,
+    FilterMetrics, Held, HeldBytes, NamespaceMetrics, RateLimitMetrics, Reasons, RouteMetrics,
+    UpstreamMetrics,
 };
 use super::slots::Slots;
 use super::table::Families;
@@ -102,6 +103,11 @@ impl Metrics {
     /// A request began; it is in flight until the guard is dropped.
     pub fn request_started(&self) -> Held {
         Held::new(&self.families.requests_in_flight)
+    }
+
+    /// The count of a body that is about to be held; it grows with the body.
+    pub fn held_body(&self) -> HeldBytes {
+        HeldBytes::none(&self.families.held_body_bytes)
     }
 
     /// A request was refused before a route served it.
@@ -305,6 +311,19 @@ mod tests {
         assert!(text(&metrics).contains("selvedge_requests_in_flight 1"));
         drop(request);
         assert!(text(&metrics).contains("selvedge_requests_in_flight 0"));
+    }
+
+    #[test]
+    fn bodies_are_held_up_to_a_total() {
+        let metrics = Metrics::new().expect("registers");
+        let (mut one, mut other) = (metrics.held_body(), metrics.held_body());
+        assert!(one.grow(60, 100));
+        assert!(!other.grow(41, 100), "101 of 100 bytes");
+        assert!(other.grow(40, 100));
+        assert!(text(&metrics).contains("selvedge_held_body_bytes 100"));
+        drop(one);
+        assert!(text(&metrics).contains("selvedge_held_body_bytes 40"));
+        assert!(other.grow(60, 100), "what is given back can be held again");
     }
 
     #[test]

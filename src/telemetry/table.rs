@@ -142,6 +142,8 @@ table! {
         "Request duration less the time spent waiting for the upstream.";
     requests_in_flight: IntGauge, [], Plain,
         "Requests being served now.";
+    held_body_bytes: IntGauge, [], Plain,
+        "Bytes of bodies that are held for filters now; see limits.held_bodies.";
     requests_rejected_total: IntCounterVec, ["reason"], Plain,
         "Requests refused before a route served them.";
     connections_open: IntGauge, [], Plain,

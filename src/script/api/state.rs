@@ -9,6 +9,7 @@ use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
 use super::{Outcome, fail};
+use crate::config::body::BodyAccess;
 use crate::config::filters::{Fetch, Filter, Secret};
 use crate::config::state::Grants;
 use crate::script::exchange::Ctx;
@@ -28,6 +29,7 @@ pub struct Facts {
     pub ipsets: BTreeMap<String, Arc<Live<IpSet>>>,
     /// Whether the configuration knows where addresses are.
     pub geo: bool,
+    pub body: BodyAccess,
 }
 
 impl Facts {
@@ -45,6 +47,7 @@ impl Facts {
             },
             secrets: filter.secrets.clone(),
             fetch: filter.fetch.clone(),
+            body: filter.body,
         }
     }
 }
