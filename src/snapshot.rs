@@ -51,6 +51,8 @@ pub struct RouteState {
     /// Outermost first.
     pub filters: Vec<Arc<FilterState>>,
     pub upstream: Option<Arc<UpstreamState>>,
+    /// Of an aggregated answer, in its order.
+    pub parts: Vec<Arc<UpstreamState>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -97,14 +99,21 @@ impl Snapshot {
         let routes = config.routes.into_iter().map(|route| {
             let upstream = match &route.action {
                 Action::Upstream(index) => upstreams.get(*index).cloned(),
-                Action::Redirect { .. } | Action::Respond { .. } => None,
+                Action::Redirect { .. } | Action::Respond { .. } | Action::Aggregate(_) => None,
             };
+            let parts = match &route.action {
+                Action::Aggregate(of) => &of.parts[..],
+                _ => &[],
+            };
+            let parts = parts.iter().filter_map(|part| upstreams.get(part.upstream).cloned());
+            let parts = parts.collect();
             Arc::new(RouteState {
                 name: route.name.clone(),
                 filters: route.filters.iter().filter_map(|i| filters.get(*i).cloned()).collect(),
                 metrics: metrics.route(&route.name),
                 config: route,
                 upstream,
+                parts,
             })
         });
         Ok(Self {
