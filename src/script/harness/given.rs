@@ -9,14 +9,16 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use rhai::{Array, Dynamic, Map};
 
+use super::state::grants_of;
 use super::{Told, told};
-use crate::config::body::{Access, BodyAccess};
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 use crate::script::api::convert::{scalar_text, to_json};
 use crate::script::api::{seconds, set_body};
 use crate::script::exchange::{CertInfo, Exchange, MessageBody, RequestDraft, TlsInfo};
+use crate::state::{Location, Place};
 
-const REQUEST: [&str; 19] = [
+const REQUEST: [&str; 20] = [
     "method",
     "url",
     "scheme",
@@ -28,6 +30,7 @@ const REQUEST: [&str; 19] = [
     "cookies",
     "ip",
     "port",
+    "geo",
     "tls",
     "id",
     "route",
@@ -37,7 +40,20 @@ const REQUEST: [&str; 19] = [
     "response",
     "fetches",
 ];
-const SETTINGS: [&str; 6] = ["config", "secrets", "fetch", "body", "limits", "on_fault"];
+const SETTINGS: [&str; 12] = [
+    "config",
+    "secrets",
+    "fetch",
+    "body",
+    "limits",
+    "on_fault",
+    "kv",
+    "rate_limits",
+    "counters",
+    "locks",
+    "dicts",
+    "ipsets",
+];
 
 pub fn exchange_of(given: &Map) -> Told<Exchange> {
     known(given, "a request", &REQUEST)?;
@@ -87,6 +103,27 @@ pub fn upstreams_of(given: &Map) -> Told<Option<BTreeMap<String, bool>>> {
         Ok((name.to_string(), healthy))
     };
     map_in(given, "upstreams")?.into_iter().map(one).collect::<Told<_>>().map(Some)
+}
+
+/// Where the client is.
+pub fn place_of(given: &Map) -> Told<Place> {
+    let geo = map_in(given, "geo")?;
+    known(&geo, "geo", &["country", "region", "city", "continent", "lat", "lon", "tz", "asn"])?;
+    let angle = |key: &str| -> Told<Option<f64>> {
+        let Some(value) = geo.get(key) else { return Ok(None) };
+        let number = value.as_float().or_else(|_| value.as_int().map(|int| int as f64));
+        number.map(Some).map_err(|_| not(key, &value.to_string(), "a number"))
+    };
+    let location = Location {
+        country: text(&geo, "country"),
+        region: text(&geo, "region"),
+        city: text(&geo, "city"),
+        continent: text(&geo, "continent"),
+        lat: angle("lat")?,
+        lon: angle("lon")?,
+        tz: text(&geo, "tz"),
+    };
+    Ok(Place { location, asn: geo.get("asn").map(|asn| whole("asn", asn)).transpose()? })
 }
 
 /// Method and URL; `scheme`, `host` and `path` say parts of it.
@@ -192,6 +229,7 @@ pub fn plain_filter(script: &Path) -> Filter {
             max_body: 1 << 20,
         },
         body: BodyAccess::NONE,
+        state: Default::default(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),
@@ -214,6 +252,7 @@ pub fn filter_of(script: &Path, settings: &Map) -> Told<Filter> {
     if let Some(body) = settings.get("body") {
         see(&mut filter.body, body)?;
     }
+    filter.state = grants_of(settings)?;
     limit(&mut filter.limits, &map_in(settings, "limits")?)?;
     filter.on_fault = match text(settings, "on_fault").as_deref() {
         None | Some("closed") => OnFault::Closed,
@@ -256,8 +295,8 @@ fn see(access: &mut BodyAccess, given: &Dynamic) -> Told<()> {
     known(&map, "body", &["request", "response", "limit"])?;
     for (key, place) in [("request", &mut access.request), ("response", &mut access.response)] {
         *place = match text(&map, key).as_deref() {
-            None | Some("none") => Access::None,
-            Some("buffer") => Access::Buffer,
+            None | Some("none") => BodyMode::None,
+            Some("buffer") => BodyMode::Buffer,
             Some(other) => return Err(not(key, other, "none or buffer")),
         };
     }
@@ -302,7 +341,7 @@ pub fn headers_of(given: &Dynamic) -> Told<HeaderMap> {
     Ok(headers)
 }
 
-fn not(key: &str, given: &str, what: &str) -> Box<rhai::EvalAltResult> {
+pub fn not(key: &str, given: &str, what: &str) -> Box<rhai::EvalAltResult> {
     told(format!("{key}: \"{given}\" is not {what}"))
 }
 
@@ -317,7 +356,7 @@ pub fn text(map: &Map, key: &str) -> Option<String> {
     map.get(key).filter(|value| !value.is_unit()).map(ToString::to_string)
 }
 
-fn map_in(map: &Map, key: &str) -> Told<Map> {
+pub fn map_in(map: &Map, key: &str) -> Told<Map> {
     match map.get(key) {
         None => Ok(Map::new()),
         Some(value) => {
@@ -327,7 +366,7 @@ fn map_in(map: &Map, key: &str) -> Told<Map> {
     }
 }
 
-fn array_in(map: &Map, key: &str) -> Told<Array> {
+pub fn array_in(map: &Map, key: &str) -> Told<Array> {
     map.get(key).map_or_else(|| Ok(Array::new()), |value| list(value, key))
 }
 
