@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
-use crate::config::body::Access;
+use crate::config::body::BodyMode;
 use crate::config::filters::Tests;
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
@@ -54,6 +54,8 @@ pub struct RouteState {
     /// Outermost first.
     pub filters: Vec<Arc<FilterState>>,
     pub upstream: Option<Arc<UpstreamState>>,
+    /// Of an aggregated answer, in its order.
+    pub parts: Vec<Arc<UpstreamState>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -65,7 +67,7 @@ impl RouteState {
 
     /// Whether any filter here asks for the request's body.
     pub fn holds_requests(&self) -> bool {
-        self.filters.iter().any(|filter| filter.config.body.request == Access::Buffer)
+        self.filters.iter().any(|filter| filter.config.body.request == BodyMode::Buffer)
     }
 }
 
@@ -108,14 +110,21 @@ impl Snapshot {
         let routes = config.routes.into_iter().map(|route| {
             let upstream = match &route.action {
                 Action::Upstream(index) => upstreams.get(*index).cloned(),
-                Action::Redirect { .. } | Action::Respond { .. } => None,
+                Action::Redirect { .. } | Action::Respond { .. } | Action::Aggregate(_) => None,
             };
+            let parts = match &route.action {
+                Action::Aggregate(of) => &of.parts[..],
+                _ => &[],
+            };
+            let parts = parts.iter().filter_map(|part| upstreams.get(part.upstream).cloned());
+            let parts = parts.collect();
             Arc::new(RouteState {
                 name: route.name.clone(),
                 filters: route.filters.iter().filter_map(|i| filters.get(*i).cloned()).collect(),
                 metrics: metrics.route(&route.name),
                 config: route,
                 upstream,
+                parts,
             })
         });
         Ok(Self {

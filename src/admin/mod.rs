@@ -135,6 +135,7 @@ impl Operators {
                     Action::Upstream(_) => "upstream",
                     Action::Redirect { .. } => "redirect",
                     Action::Respond { .. } => "respond",
+                    Action::Aggregate(_) => "aggregate",
                 },
                 "upstream": route.upstream.as_ref().map(|u| &**u.pool.name()),
             })

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
-use crate::config::body::{Access, BodyAccess};
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Filter, OnFault, Origin, Tests};
-use crate::config::state::Access as KvAccess;
+use crate::config::state::Access;
 use crate::config::values::{show_duration, show_size};
 use crate::script::{Diagnostic, Hook, Script, compile};
 use crate::state::Lists;
@@ -117,6 +117,20 @@ impl<'c> Grants<'c> {
         format!("{shown}; at most {max} for a request, {timeout} and {body} each")
     }
 
+    fn bodies(&self) -> String {
+        let BodyAccess { request, response, limit } = self.filter.body;
+        let held = [("requests", request), ("responses", response)];
+        let held = held.into_iter().filter(|(_, access)| *access == BodyMode::Buffer);
+        let held: Vec<&str> = held.map(|(what, _)| what).collect();
+        match held.is_empty() {
+            true => "stream past, none is kept".to_owned(),
+            false => {
+                let (held, limit) = (held.join(" and "), show_size(limit as u64));
+                format!("{held} are held whole, up to {limit} each")
+            }
+        }
+    }
+
     /// What requests share.
     fn keeps(&self) -> String {
         let state = &self.filter.state;
@@ -135,29 +149,15 @@ impl<'c> Grants<'c> {
         listed(dicts.chain(state.ipsets.iter().map(|name| format!("ipset {name}"))))
     }
 
-    fn bodies(&self) -> String {
-        let BodyAccess { request, response, limit } = self.filter.body;
-        let held = [("requests", request), ("responses", response)];
-        let held = held.into_iter().filter(|(_, access)| *access == Access::Buffer);
-        let held: Vec<&str> = held.map(|(what, _)| what).collect();
-        match held.is_empty() {
-            true => "stream past, none is kept".to_owned(),
-            false => {
-                let (held, limit) = (held.join(" and "), show_size(limit as u64));
-                format!("{held} are held whole, up to {limit} each")
-            }
-        }
-    }
-
     fn is_upstream(&self, origin: &Origin) -> bool {
         self.upstreams.contains(&origin.host.as_str())
     }
 }
 
-fn shown(access: KvAccess) -> &'static str {
+fn shown(access: Access) -> &'static str {
     match access {
-        KvAccess::Read => "read",
-        KvAccess::ReadWrite => "read_write",
+        Access::Read => "read",
+        Access::ReadWrite => "read_write",
     }
 }
 
@@ -170,10 +170,10 @@ fn or_none<S: AsRef<str>>(names: &[S]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-fn access(access: Access) -> &'static str {
+fn access(access: BodyMode) -> &'static str {
     match access {
-        Access::None => "none",
-        Access::Buffer => "buffer",
+        BodyMode::None => "none",
+        BodyMode::Buffer => "buffer",
     }
 }
 

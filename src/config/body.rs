@@ -7,15 +7,15 @@ use super::values::{Bytes, show_size};
 /// What a filter may do with bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyAccess {
-    pub request: Access,
-    pub response: Access,
+    pub request: BodyMode,
+    pub response: BodyMode,
     /// Bytes of one body that is held, as it came and decoded.
     pub limit: usize,
 }
 
 /// How a filter sees a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Access {
+pub enum BodyMode {
     /// It streams past.
     #[default]
     None,
@@ -27,23 +27,23 @@ impl BodyAccess {
     /// Bytes of a held body where the configuration says nothing.
     pub const LIMIT: usize = 1 << 20;
     pub const NONE: Self =
-        Self { request: Access::None, response: Access::None, limit: Self::LIMIT };
+        Self { request: BodyMode::None, response: BodyMode::None, limit: Self::LIMIT };
 }
 
 section! {
     /// Bodies that the proxy holds for this filter. Without it none is held, and all stream past.
     pub struct RawBodyAccess as "body" {
         /// `buffer`: the request's body is read before the filter runs, and `req.body` is there.
-        request: Access = "none",
+        request: BodyMode = "none",
         /// `buffer`: the response is collected before `on_response` runs, and `res.body` is there.
-        response: Access = "none",
+        response: BodyMode = "none",
         /// The largest body that is held, 1MiB if left out. A larger request gets 413 before the
         /// origin is asked; a larger response is a fault of the filter.
         limit: Option<At<Bytes>>,
     }
 }
 
-choice!(Access { "none" => Access::None, "buffer" => Access::Buffer });
+choice!(BodyMode { "none" => BodyMode::None, "buffer" => BodyMode::Buffer });
 
 pub fn resolve(raw: RawBodyAccess, problems: &mut Problems) -> BodyAccess {
     let access = BodyAccess { request: raw.request, response: raw.response, ..BodyAccess::NONE };

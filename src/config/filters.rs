@@ -20,8 +20,8 @@ pub struct Filter {
     pub config: serde_json::Value,
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
-    pub state: Grants,
     pub body: BodyAccess,
+    pub state: Grants,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
     pub tests: Tests,
@@ -145,6 +145,8 @@ section! {
         secrets: Named<RawSecret> = "{}",
         /// What the script may fetch.
         fetch: RawFetch = "{}",
+        /// Which bodies it sees.
+        body: RawBodyAccess = "{}",
         /// Namespaces of `state.kv` that the script may use: `read` or `read_write`.
         kv: Named<Access> = "{}",
         /// Names of `state.rate_limits` that the script may count with.
@@ -157,8 +159,6 @@ section! {
         dicts: Vec<At<String>> = "[]",
         /// Names of `state.ipsets` that the script may ask.
         ipsets: Vec<At<String>> = "[]",
-        /// Which bodies it sees.
-        body: RawBodyAccess = "{}",
         /// What one run of a hook may use.
         limits: RawFilterLimits = "{}",
         /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
@@ -233,6 +233,7 @@ pub fn resolve(
             timeout: raw.fetch.timeout,
             max_body: usize::try_from(raw.fetch.max_body.0).unwrap_or(usize::MAX),
         },
+        body: body::resolve(raw.body, problems),
         state: state::resolve_grants(
             RawGrants {
                 kv: raw.kv,
@@ -245,7 +246,6 @@ pub fn resolve(
             declared,
             problems,
         ),
-        body: body::resolve(raw.body, problems),
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
         tests: raw.tests,

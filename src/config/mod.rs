@@ -1,5 +1,6 @@
 //! Configuration: YAML text in, a typed `Config` that cannot be invalid out, or every problem at once.
 
+pub mod aggregate;
 pub mod body;
 pub mod env;
 pub mod filters;

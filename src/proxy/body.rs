@@ -13,7 +13,7 @@ use super::ctx::Ctx;
 use super::fail::Failure;
 use super::request;
 use super::stand_in::Place;
-use crate::config::body::Access;
+use crate::config::body::BodyMode;
 use crate::script::MessageBody;
 use crate::snapshot::{FilterState, Shared};
 use crate::telemetry::handles::HeldBytes;
@@ -72,7 +72,7 @@ pub async fn hold_for(
     shared: &Shared,
 ) -> Result<bool> {
     let access = filter.config.body;
-    if access.request == Access::None {
+    if access.request == BodyMode::None {
         return Ok(false);
     }
     let most = ctx.routed()?.route.config.max_body.min(access.limit as u64);

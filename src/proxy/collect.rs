@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 use super::ctx::Ctx;
 use super::fail::{self, Failure};
 use super::{exchange, filters, response};
-use crate::config::body::Access;
+use crate::config::body::BodyMode;
 use crate::config::filters::OnFault;
 use crate::script::{Exchange, From, Hook, MessageBody};
 use crate::snapshot::{FilterState, Shared};
@@ -72,7 +72,7 @@ fn asking(ctx: &Ctx) -> Vec<Arc<FilterState>> {
     let Some(routed) = &ctx.routed else { return Vec::new() };
     let entered = routed.route.filters.iter().take(ctx.scripts.entered);
     let asking = |filter: &&Arc<FilterState>| {
-        filter.config.body.response == Access::Buffer && filter.script.has(Hook::Response)
+        filter.config.body.response == BodyMode::Buffer && filter.script.has(Hook::Response)
     };
     entered.filter(asking).cloned().collect()
 }
@@ -107,7 +107,7 @@ pub fn too_large_for(filter: &FilterState, exchange: &Exchange) -> Option<Obstac
     let access = filter.config.body;
     let body = &exchange.response.as_ref()?.body;
     match body {
-        MessageBody::Held(bytes) if access.response == Access::Buffer => {
+        MessageBody::Held(bytes) if access.response == BodyMode::Buffer => {
             (bytes.len() > access.limit).then_some(Obstacle::TooLarge(access.limit))
         }
         _ => None,

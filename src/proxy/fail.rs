@@ -55,6 +55,10 @@ pub enum Failure {
     UpstreamClosed(String),
     #[error("the upstream's response is invalid: {0}")]
     UpstreamInvalid(String),
+    #[error("a part of the answer is missing: {0}")]
+    Part(String),
+    #[error("a part of the answer did not come in time: {0}")]
+    PartTimeout(String),
     #[error("the client went away: {0}")]
     ClientGone(String),
     #[error("the client was cut, {why:?}: {text}")]
@@ -163,6 +167,15 @@ impl Failure {
                 "The service behind answered something invalid.",
                 Level::Warn,
                 "upstream_invalid",
+            ),
+            Self::Part(_) => {
+                row(gateway, "A service behind did not give its part.", Level::Warn, "part")
+            }
+            Self::PartTimeout(_) => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "A service behind did not give its part in time.",
+                Level::Warn,
+                "part_timeout",
             ),
             Self::ClientGone(_) => row(bad, "", Level::Debug, "client_gone"),
             Self::Cut { why, .. } => row(bad, "", Level::Debug, why.label()),

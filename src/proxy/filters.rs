@@ -51,7 +51,7 @@ pub async fn run_watched(
 
 /// Resolves once the client is gone. While an HTTP/1 body is still to come nobody looks, since
 /// looking is reading.
-async fn gone(session: &mut Session) -> String {
+pub async fn gone(session: &mut Session) -> String {
     let downstream = &mut session.downstream_session;
     if downstream.is_http2() || downstream.is_body_done() {
         match downstream.read_body_or_idle(true).await {

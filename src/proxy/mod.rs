@@ -2,6 +2,8 @@
 
 /// Ids, trace context, the client's true address, sanity of the head.
 mod accept;
+/// Routes that answer with several upstreams' answers in one.
+mod aggregate;
 /// Request bodies that filters ask for.
 mod body;
 /// Responses that filters ask to see whole.

@@ -1,4 +1,4 @@
-//! A session in place of the client's own, while a body is held (docs/decisions/0011).
+//! A session in place of the client's own, while a body is held (docs/decisions/0014).
 //!
 //! Pingora reads a request's body itself while it sends it on; of what was read before it sends at
 //! most 64 KiB. And it writes a response's head before it has the body. A session of ours may answer

@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::compile::compile_source;
 use super::*;
-use crate::config::body::{Access, BodyAccess};
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
 use crate::state::{Geo, Lists, Live, Location, Place};
@@ -37,7 +37,7 @@ fn filter() -> Filter {
         },
         state: grants(),
         limits: FilterLimits::default(),
-        body: BodyAccess { request: Access::Buffer, ..BodyAccess::NONE },
+        body: BodyAccess { request: BodyMode::Buffer, ..BodyAccess::NONE },
         on_fault: OnFault::Closed,
         tests: Default::default(),
     }

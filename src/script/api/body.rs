@@ -13,7 +13,7 @@ use super::octets::{Octets, text_of};
 use super::state::State;
 use super::table::Table;
 use super::{Outcome, fail, invalid};
-use crate::config::body::Access;
+use crate::config::body::BodyMode;
 use crate::script::exchange::MessageBody;
 use crate::script::fiber;
 
@@ -21,7 +21,7 @@ use crate::script::fiber;
 #[derive(Clone)]
 pub struct Body {
     message: Message,
-    access: Access,
+    access: BodyMode,
     /// Bytes of a body without its coding.
     limit: usize,
 }
@@ -191,8 +191,8 @@ impl Body {
             Message::Response(_) => "response",
         };
         match self.access {
-            Access::Buffer => Ok(()),
-            Access::None => Err(fail(
+            BodyMode::Buffer => Ok(()),
+            BodyMode::None => Err(fail(
                 "denied",
                 format!(
                     "this filter sees no {key} bodies: set body: {{ {key}: buffer }} in its \

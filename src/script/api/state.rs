@@ -23,13 +23,13 @@ pub struct Facts {
     pub config: Dynamic,
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
+    pub body: BodyAccess,
     pub state: Grants,
     /// Those of `state.dicts` and `state.ipsets`.
     pub dicts: BTreeMap<String, Arc<Live<Dict>>>,
     pub ipsets: BTreeMap<String, Arc<Live<IpSet>>>,
     /// Whether the configuration knows where addresses are.
     pub geo: bool,
-    pub body: BodyAccess,
 }
 
 impl Facts {

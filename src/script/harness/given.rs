@@ -11,7 +11,7 @@ use rhai::{Array, Dynamic, Map};
 
 use super::state::grants_of;
 use super::{Told, told};
-use crate::config::body::{Access, BodyAccess};
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 use crate::script::api::convert::{scalar_text, to_json};
 use crate::script::api::{seconds, set_body};
@@ -228,8 +228,8 @@ pub fn plain_filter(script: &Path) -> Filter {
             timeout: Duration::from_secs(5),
             max_body: 1 << 20,
         },
-        state: Default::default(),
         body: BodyAccess::NONE,
+        state: Default::default(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),
@@ -249,10 +249,10 @@ pub fn filter_of(script: &Path, settings: &Map) -> Told<Filter> {
     if let Some(fetch) = settings.get("fetch") {
         grant(&mut filter.fetch, fetch)?;
     }
-    filter.state = grants_of(settings)?;
     if let Some(body) = settings.get("body") {
         see(&mut filter.body, body)?;
     }
+    filter.state = grants_of(settings)?;
     limit(&mut filter.limits, &map_in(settings, "limits")?)?;
     filter.on_fault = match text(settings, "on_fault").as_deref() {
         None | Some("closed") => OnFault::Closed,
@@ -295,8 +295,8 @@ fn see(access: &mut BodyAccess, given: &Dynamic) -> Told<()> {
     known(&map, "body", &["request", "response", "limit"])?;
     for (key, place) in [("request", &mut access.request), ("response", &mut access.response)] {
         *place = match text(&map, key).as_deref() {
-            None | Some("none") => Access::None,
-            Some("buffer") => Access::Buffer,
+            None | Some("none") => BodyMode::None,
+            Some("buffer") => BodyMode::Buffer,
             Some(other) => return Err(not(key, other, "none or buffer")),
         };
     }

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::answers::Answer;
 use super::stage::Stage;
-use crate::config::body::{Access, BodyAccess};
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Filter, OnFault};
 use crate::script::compile::Script;
 use crate::script::exchange::{
@@ -74,7 +74,7 @@ impl Life {
         body: Bytes,
         origin: Vec<Answer<ErrorInfo>>,
     ) -> Seen {
-        let holds = self.bodies.request == Access::Buffer;
+        let holds = self.bodies.request == BodyMode::Buffer;
         if holds {
             Arc::make_mut(&mut start.request).body = MessageBody::Held(body.clone());
         }
@@ -124,7 +124,7 @@ impl Life {
             tokio::time::sleep(answer.delay).await;
             match answer.result {
                 Ok(response) => {
-                    let holds = self.bodies.response == Access::Buffer;
+                    let holds = self.bodies.response == BodyMode::Buffer;
                     let body = match holds {
                         true => MessageBody::Held(response.body.clone()),
                         false => MessageBody::Untouched,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rhai::{AST, ASTNode, Expr, Stmt};
 
 use super::{Lint, functions, nearest};
-use crate::config::body::Access;
+use crate::config::body::BodyMode;
 use crate::script::api;
 use crate::script::diagnostic::Diagnostic;
 use crate::script::hooks::Hook;
@@ -71,14 +71,14 @@ impl Lint<'_> {
             };
             return Some(self.problem(*position, format!("there is no {shown}")).with_hint(hint));
         }
+        if (object, name) == ("req", "body") && self.facts.body.request == BodyMode::None {
+            let message = "this filter sees no request bodies".to_owned();
+            let hint = "set body: { request: buffer } in its configuration".to_owned();
+            return Some(self.problem(*position, message).with_hint(Some(hint)));
+        }
         if (object, name) == ("client", "geo") && !self.facts.geo {
             let message = format!("{shown} needs files that know where addresses are");
             let hint = "add state: { geo: [FILE] } to the configuration".to_owned();
-            return Some(self.problem(*position, message).with_hint(Some(hint)));
-        }
-        if (object, name) == ("req", "body") && self.facts.body.request == Access::None {
-            let message = "this filter sees no request bodies".to_owned();
-            let hint = "set body: { request: buffer } in its configuration".to_owned();
             return Some(self.problem(*position, message).with_hint(Some(hint)));
         }
         if let Some(next) = next {

@@ -109,11 +109,11 @@ fn a_body_that_is_not_granted_is_found_at_load() {
         ["req.body.text()", "req.body = 1", "let b = req.body", "if req.body.len > 1 {}"]
     {
         let source = format!("fn on_request(req) {{ {use_of_it}; }}");
-        let problems = compile_source(&filter, source).map(|_| ()).unwrap_err();
+        let problems = compile_source(&filter, &lists(), source).map(|_| ()).unwrap_err();
         assert_eq!(problems[0].message, "this filter sees no request bodies", "{use_of_it}");
         let hint = problems[0].hint.as_deref();
         assert_eq!(hint, Some("set body: { request: buffer } in its configuration"));
     }
     let elsewhere = "fn on_response(res, req) { res.body = req.path; }".to_owned();
-    assert!(compile_source(&filter, elsewhere).is_ok());
+    assert!(compile_source(&filter, &lists(), elsewhere).is_ok());
 }
