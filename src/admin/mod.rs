@@ -1,5 +1,7 @@
 //! For operators: health, readiness, reload and state on one address, metrics on another.
 
+mod upstreams;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -132,18 +134,10 @@ impl Operators {
         let snapshot = self.shared.snapshot.load();
         let mut names: Vec<_> = snapshot.upstreams.keys().cloned().collect();
         names.sort();
-        let upstreams = names.iter().filter_map(|name| snapshot.upstreams.get(name)).map(|state| {
-            let endpoints = state.pool.members().iter().map(|member| {
-                json!({
-                    "address": member.endpoint.address().to_string(),
-                    "weight": member.weight,
-                    "healthy": member.endpoint.healthy(),
-                    "checked": member.endpoint.known(),
-                    "in_flight": member.endpoint.in_flight(),
-                })
-            });
-            json!({ "name": &**state.pool.name(), "endpoints": endpoints.collect::<Vec<_>>() })
-        });
+        let upstreams = names
+            .iter()
+            .filter_map(|name| snapshot.upstreams.get(name))
+            .map(|state| upstreams::show(&state.pool));
         json!({ "upstreams": upstreams.collect::<Vec<_>>() })
     }
 }
