@@ -1,5 +1,6 @@
 //! Origins that do as a case says and remember what they were asked.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -63,7 +64,7 @@ struct Script {
 #[derive(Default)]
 struct Life {
     over: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
+    open: Mutex<BTreeMap<usize, TcpStream>>,
 }
 
 impl Origin {
@@ -82,14 +83,17 @@ impl Origin {
         *self.life.lock().expect("no panic while held") = Arc::clone(&life);
         let (script, seen) = (Arc::clone(&self.script), Arc::clone(&self.seen));
         std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            for (id, stream) in listener.incoming().map_while(Result::ok).enumerate() {
                 if life.over.load(SeqCst) {
                     return;
                 }
-                let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
-                life.open.lock().expect("no panic while held").extend(stream.try_clone());
+                let (script, seen, life) =
+                    (Arc::clone(&script), Arc::clone(&seen), Arc::clone(&life));
+                let clone = stream.try_clone().map(|stream| (id, stream));
+                life.open.lock().expect("no panic while held").extend(clone);
                 std::thread::spawn(move || {
                     let _ = serve(stream, &script, &seen);
+                    life.open.lock().expect("no panic while held").remove(&id);
                 });
             }
         });
@@ -101,7 +105,7 @@ impl Origin {
         life.over.store(true, SeqCst);
         // What waits in accept sees it by this connection.
         let _ = TcpStream::connect(self.address);
-        for stream in life.open.lock().expect("no panic while held").drain(..) {
+        for stream in life.open.lock().expect("no panic while held").values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
         while TcpStream::connect(self.address).is_ok() {
