@@ -82,9 +82,11 @@ impl Operators {
                 not_allowed("GET, HEAD")
             }
             ("/reload", _) => not_allowed("POST"),
+            (path, _) if path.starts_with("/upstreams/") => self.act_on_upstream(head),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /healthz /readyz /config /routes /upstreams, POST /reload\n",
+                "GET /healthz /readyz /config /routes /upstreams, POST /reload \
+                 /upstreams/NAME/{drain,disable,enable}?endpoint=ADDRESS\n",
             ),
         }
     }
@@ -128,6 +130,18 @@ impl Operators {
             })
         });
         json!({ "version": snapshot.version, "routes": routes.collect::<Vec<_>>() })
+    }
+
+    fn act_on_upstream(&self, head: &RequestHeader) -> Response<Vec<u8>> {
+        if head.method != Method::POST {
+            return not_allowed("POST");
+        }
+        let snapshot = self.shared.snapshot.load();
+        let pool = |name: &str| snapshot.upstreams.get(name).map(|state| &state.pool);
+        match upstreams::act(head.uri.path(), head.uri.query().unwrap_or_default(), pool) {
+            Ok(shown) => answer(StatusCode::OK, &shown),
+            Err(why) => text(StatusCode::NOT_FOUND, &format!("{why}\n")),
+        }
     }
 
     fn upstreams(&self) -> Value {

@@ -150,7 +150,8 @@ impl Case {
             return self.check(&config);
         }
         let proxy = Proxy::start(&config, &self.env)?;
-        for (index, step) in self.steps.iter().enumerate() {
+        for (index, mut step) in self.steps.into_iter().enumerate() {
+            step.send = step.send.map(|send| fill(&send));
             for _ in 0..step.times {
                 step.run(&proxy, &origins).map_err(|error| {
                     format!(
