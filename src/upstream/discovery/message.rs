@@ -200,7 +200,7 @@ mod tests {
     fn a_name_that_points_to_itself_ends() {
         let asked = question(7, "shop.test", SRV).unwrap();
         let start = asked.len() + 12;
-        let circle = [0xc0 | (start + 6 >> 8) as u8, (start + 6) as u8];
+        let circle = [0xc0 | ((start + 6) >> 8) as u8, (start + 6) as u8];
         let data = [&[0, 1, 0, 5, 0, 80][..], &circle].concat();
         assert_eq!(answer(&reply(&asked, 0, SRV, &data), &asked), None);
     }
