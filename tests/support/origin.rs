@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Deserialize;
+use socket2::{Domain, Socket, Type};
 
 use super::expect::Pairs;
 
@@ -52,6 +53,8 @@ pub struct Origin {
     pub seen: Arc<Mutex<Vec<Seen>>>,
     script: Arc<Script>,
     life: Mutex<Arc<Life>>,
+    /// Bound and not listening: while the origin is dead, nobody else gets its port.
+    _reserved: Socket,
 }
 
 /// The answers, and how often each was given.
@@ -69,11 +72,13 @@ struct Life {
 
 impl Origin {
     pub fn start(answers: Vec<Answer>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound");
+        let reserved = reserve();
+        let address = reserved.local_addr().ok().and_then(|a| a.as_socket()).expect("bound");
+        let listener = TcpListener::bind(address).expect("the port is ours");
         let given = answers.iter().map(|_| AtomicUsize::new(0)).collect();
         let script = Arc::new(Script { answers, given });
-        let origin = Self { address, seen: Arc::default(), script, life: Mutex::default() };
+        let (seen, life) = (Arc::default(), Mutex::default());
+        let origin = Self { address, seen, script, life, _reserved: reserved };
         origin.live(listener);
         origin
     }
@@ -122,6 +127,14 @@ impl Origin {
     pub fn take(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.seen.lock().expect("no panic while held"))
     }
+}
+
+fn reserve() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("so that the listener can share it");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("a free port");
+    socket
 }
 
 impl Script {
