@@ -152,6 +152,7 @@ impl Case {
         let proxy = Proxy::start(&config, &self.env)?;
         for (index, mut step) in self.steps.into_iter().enumerate() {
             step.send = step.send.map(|send| fill(&send));
+            step.prepare(&origins)?;
             for _ in 0..step.times {
                 step.run(&proxy, &origins).map_err(|error| {
                     format!(
@@ -193,7 +194,7 @@ impl Case {
 }
 
 impl Step {
-    fn run(&self, proxy: &Proxy, origins: &BTreeMap<&str, Origin>) -> Result<(), String> {
+    fn prepare(&self, origins: &BTreeMap<&str, Origin>) -> Result<(), String> {
         let named = |name: &String| {
             origins.get(name.as_str()).ok_or_else(|| format!("no origin named {name}"))
         };
@@ -203,6 +204,10 @@ impl Step {
         for name in &self.revive {
             named(name)?.revive();
         }
+        Ok(())
+    }
+
+    fn run(&self, proxy: &Proxy, origins: &BTreeMap<&str, Origin>) -> Result<(), String> {
         if !self.eventually {
             self.exchange(proxy)?;
             self.judge_origins(origins)?;
