@@ -2,6 +2,7 @@
 //!
 //! What finds them stands in `membership`, what watches over them in `watching`.
 
+mod fingerprint;
 mod membership;
 mod watching;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use http::HeaderName;
 use http::uri::Authority;
 
+pub use self::fingerprint::Fingerprint;
 pub use self::membership::{
     Address, Discovery, Endpoint, MAX_ENDPOINTS, MAX_WEIGHT, Source, load_endpoints,
 };
@@ -19,7 +21,7 @@ pub use self::watching::{Breaker, Health, HttpProbe, Outlier, Probe, Statuses};
 
 use self::membership::{RawDiscovery, RawEndpoint};
 use self::watching::{RawBreaker, RawHealth, RawOutlier};
-use super::listeners::{Certificate, RawCertificate};
+use super::listeners::{Certificate, RawCertificate, TlsVersion};
 use super::pattern::HostPattern;
 use super::problem::Problems;
 use super::read::{At, Named, choice, section};
@@ -114,6 +116,9 @@ pub struct UpstreamTls {
     pub ca: Option<PathBuf>,
     /// What is shown to origins that ask for a certificate.
     pub certificate: Option<Certificate>,
+    pub min_version: TlsVersion,
+    /// If there are any, an origin's certificate must have one of them.
+    pub fingerprints: Vec<Fingerprint>,
 }
 
 section! {
@@ -218,6 +223,11 @@ section! {
         ca: Option<PathBuf>,
         /// A certificate for origins that ask for one.
         certificate: Option<RawCertificate>,
+        /// The oldest version of TLS that an origin may choose.
+        min_version: TlsVersion = "\"1.2\"",
+        /// SHA-256 of the certificates that the origins may show, as `openssl x509 -fingerprint
+        /// -sha256` prints it; left out, every certificate that passes the other checks.
+        fingerprints: Vec<Fingerprint> = "[]",
     }
 }
 
@@ -349,7 +359,13 @@ fn resolve_tls(raw: RawUpstreamTls, problems: &mut Problems) -> UpstreamTls {
         name.problem(problems, message, None);
     }
     let certificate = raw.certificate.map(Certificate::from);
-    UpstreamTls { server_name: name.value, ca: raw.ca, certificate }
+    UpstreamTls {
+        server_name: name.value,
+        ca: raw.ca,
+        certificate,
+        min_version: raw.min_version,
+        fingerprints: raw.fingerprints,
+    }
 }
 
 /// What can stand in `Host`: a name or an address, with or without a port.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{StatusCode, header};
+use pingora::protocols::Digest;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, Result, RetryType};
 use pingora_proxy::Session;
@@ -110,14 +111,16 @@ fn parameter(session: &Session, name: &str) -> Option<Vec<u8>> {
     pairs.into_iter().find(|(key, _)| named(key)).map(|(_, value)| value.as_bytes().to_vec())
 }
 
-/// A connection stands: count it.
-pub fn connected(ctx: &mut Ctx, reused: bool) {
+/// A connection stands: count it, and go on only if it is to somebody to trust.
+pub fn connected(ctx: &mut Ctx, reused: bool, digest: Option<&Digest>) -> Result<()> {
     if let Some(attempt) = &mut ctx.attempt.current {
         attempt.connected();
     }
     if let Some(upstream) = upstream(ctx) {
         upstream.metrics.connection(reused);
+        upstream.pool.trusts(digest)?;
     }
+    Ok(())
 }
 
 /// The connection could not be made, so nothing was sent: another endpoint may be tried.

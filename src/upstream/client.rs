@@ -132,7 +132,8 @@ impl Client {
             match target {
                 Target::Pool(pool) => self.ask_pool(&pool, &request).await,
                 Target::Address { address, tls } => {
-                    self.ask(&peer_of(address, tls, &request)?, &address.into(), &request).await
+                    let peer = peer_of(address, tls, &request)?;
+                    self.ask(&peer, (&address.into(), None), &request).await
                 }
             }
         };
@@ -148,7 +149,8 @@ impl Client {
         request: &ClientRequest,
     ) -> Result<ClientResponse, ClientError> {
         let peer = pool.probe_peer(endpoint).map_err(ClientError::Invalid)?;
-        let (mut session, _) = self.connect(&peer, endpoint.address()).await?;
+        let to = (endpoint.address(), Some(&**pool));
+        let (mut session, _) = self.connect(&peer, to).await?;
         exchange::send(&mut session, &peer, request).await?;
         let (status, headers) = exchange::receive_head(&mut session, &peer).await?;
         let body = exchange::receive_body(&mut session, &peer, MAX_PROBE_BODY).await;
@@ -175,7 +177,7 @@ impl Client {
             };
             let endpoint = Arc::clone(attempt.endpoint());
             let peer = pool.peer(&endpoint, None).map_err(ClientError::Invalid)?;
-            let ended = self.ask(&peer, endpoint.address(), request).await;
+            let ended = self.ask(&peer, (endpoint.address(), Some(pool)), request).await;
             match &ended {
                 Ok(response) => attempt.answered(response.status),
                 Err(error) => {
@@ -197,11 +199,11 @@ impl Client {
     async fn ask(
         &self,
         peer: &HttpPeer,
-        address: &Address,
+        to: (&Address, Option<&Pool>),
         request: &ClientRequest,
     ) -> Result<ClientResponse, ClientError> {
         loop {
-            let (mut session, reused) = self.connect(peer, address).await?;
+            let (mut session, reused) = self.connect(peer, to).await?;
             let head = match Box::pin(exchange::send(&mut session, peer, request)).await {
                 Ok(()) => exchange::receive_head(&mut session, peer).await,
                 Err(error) => Err(error),
@@ -237,12 +239,16 @@ impl Client {
     async fn connect(
         &self,
         peer: &HttpPeer,
-        address: &Address,
+        (address, pool): (&Address, Option<&Pool>),
     ) -> Result<(HttpSession, bool), ClientError> {
         // Boxed, so that a request that waits for its answer does not hold the room for this.
         let session = Box::pin(self.connector.get_http_session(peer)).await;
         let (session, reused) =
             session.map_err(|source| ClientError::Connect { address: address.clone(), source })?;
+        if let Some(pool) = pool {
+            pool.trusts(session.digest())
+                .map_err(|source| ClientError::Connect { address: address.clone(), source })?;
+        }
         // Where the handshake does not agree on HTTP/2, Pingora goes on with HTTP/1.1.
         if peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
             return Err(ClientError::Protocol("the origin did not agree on HTTP/2".into()));

@@ -3,15 +3,17 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use pingora_core::protocols::ALPN;
 use pingora_core::protocols::tls::CaType;
+use pingora_core::protocols::{ALPN, Digest};
 use pingora_core::upstreams::peer::{HttpPeer, PeerOptions, Tracer};
 use pingora_core::utils::tls::CertKey;
+use pingora_core::{Error, ErrorType};
 
 use super::clock;
 use super::dial::{Connected, Dial, Introduction};
 use super::endpoint::Endpoint;
 use super::pool::Pool;
+use super::tls;
 use crate::config::upstreams::{Address, Protocol, Upstream};
 
 /// Requests that share an HTTP/2 connection at most; Pingora's default is 1.
@@ -34,6 +36,17 @@ impl Pool {
         let caps = &self.config().caps;
         let counted = caps.connections.is_some() || caps.endpoint_connections.is_some();
         self.reach(endpoint, client, counted)
+    }
+
+    /// Whether a connection is to somebody whom this upstream trusts; nothing was sent on it yet.
+    pub fn trusts(&self, digest: Option<&Digest>) -> pingora_core::Result<()> {
+        let Some(config) = &self.config().tls else { return Ok(()) };
+        let made = digest.and_then(|digest| digest.ssl_digest.as_deref());
+        tls::judge(config, made).map_err(|why| {
+            let mut error = Error::explain(ErrorType::InvalidCert, why);
+            error.as_up();
+            error
+        })
     }
 
     /// The same for a health check, on connections of its own and beside the limits.

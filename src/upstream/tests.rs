@@ -257,7 +257,13 @@ fn peers_carry_all_limits_and_a_group() {
 fn a_bad_authority_names_the_upstream() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let ca = Some(file.path().into());
-    let tls = UpstreamTls { server_name: "x".into(), ca, certificate: None };
+    let tls = UpstreamTls {
+        server_name: "x".into(),
+        ca,
+        certificate: None,
+        min_version: crate::config::listeners::TlsVersion::V12,
+        fingerprints: Vec::new(),
+    };
     let config = Upstream { tls: Some(tls), ..upstream(&ports(1)) };
     let metrics = Metrics::new().expect("registers").upstream("u");
     let error = Pool::build(&config, &metrics, None).err().expect("an empty bundle").to_string();
