@@ -328,6 +328,11 @@ fn check_combinations(balance: &Balance, raw: &RawUpstream, problems: &mut Probl
         let message = "the ring of balance: hash knows host:port only";
         endpoint.address.problem(problems, message, Some("balance: maglev".into()));
     }
+    let by_socket = raw.endpoints.value.iter().any(|endpoint| endpoint.address.value.is_unix());
+    let port = raw.health.as_ref().and_then(|health| health.port.as_ref());
+    if let Some(port) = port.filter(|_| by_socket) {
+        port.problem(problems, "a Unix socket has no port to check at", None);
+    }
     let young = Duration::from_secs(1);
     if let Some(age) = raw.max_connection_age.as_ref().filter(|age| age.value < young) {
         age.problem(problems, "max_connection_age is at least 1s", None);

@@ -175,6 +175,8 @@ impl Client {
                 Ok(attempt) => attempt,
                 Err(refusal) => return Err(failed.unwrap_or(ClientError::Refused(refusal))),
             };
+            // Its own time limit bounds its wait: it is none of those that are pending for long.
+            attempt.connected();
             let endpoint = Arc::clone(attempt.endpoint());
             let peer = pool.peer(&endpoint, None).map_err(ClientError::Invalid)?;
             let ended = self.ask(&peer, (endpoint.address(), Some(pool)), request).await;

@@ -247,6 +247,22 @@ fn what_the_near_region_cannot_take_spills_over() {
 }
 
 #[test]
+fn traffic_comes_back_to_a_region_as_it_warms_up() {
+    let members = two_regions();
+    let slow_start = Some(Duration::from_secs(3600));
+    let config = Upstream { slow_start, ..config(&Balance::RoundRobin) };
+    let balancer = Balancer::new(&config, Arc::clone(&members));
+    for member in &members[..2] {
+        fail(member);
+        member.endpoint.let_in(Reason::Unhealthy);
+    }
+    balancer.refresh();
+    let counts = tally(&balancer, 10_000);
+    let near = counts[0] + counts[1];
+    assert!((1100..1700).contains(&near), "a tenth, times the provision: {counts:?}");
+}
+
+#[test]
 fn a_fence_is_never_crossed() {
     let near: Arc<str> = "near".into();
     let within = |balancer: &Balancer| {
