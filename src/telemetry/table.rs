@@ -184,6 +184,16 @@ table! {
         "Runs that were stopped by a limit.";
     fetches_total: IntCounterVec, ["filter", "outcome"], Plain,
         "Requests that filters made with fetch.";
+    kv_operations_total: IntCounterVec, ["namespace", "operation", "outcome"], Plain,
+        "Operations of filters on the store.";
+    kv_duration_seconds: HistogramVec, ["operation"], FineSeconds,
+        "Time from asking the store to its answer; a write's ends on disk.";
+    kv_bytes: IntGaugeVec, ["namespace"], Plain,
+        "What a namespace counts against its size, in bytes.";
+    rate_limit_requests_total: IntCounterVec, ["limit", "outcome"], Plain,
+        "Requests counted by a rate limit: allowed or refused.";
+    rate_limit_forgotten_total: IntCounterVec, ["limit"], Plain,
+        "Keys that a rate limit forgot to make room for others.";
     reloads_total: IntCounterVec, ["outcome"], Plain,
         "Configuration reloads.";
     config_last_reload_success_timestamp_seconds: IntGauge, [], Plain,
