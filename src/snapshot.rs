@@ -27,8 +27,8 @@ use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
 use crate::telemetry::log::RateLimited;
 use crate::telemetry::metrics::{ConnectionFigures, Live, Metrics, NO_ROUTE};
 use crate::upstream::client::Client;
-use crate::upstream::health::HealthTask;
 use crate::upstream::pool::Pool;
+use crate::upstream::watch::WatchTask;
 
 /// Lines about failed requests in one second; what is above is counted in the next line.
 const FAILURES_LOGGED_PER_SECOND: u32 = 10;
@@ -151,9 +151,9 @@ fn build_upstreams(
     let mut built = Vec::with_capacity(config.upstreams.len());
     for (upstream, at) in config.upstreams.iter().zip(&config.places.upstreams) {
         let before = previous.and_then(|p| p.upstreams.get(&upstream.name));
-        match Pool::build(upstream, before.map(|state| &*state.pool)) {
+        let metrics = metrics.upstream(&upstream.name);
+        match Pool::build(upstream, &metrics, before.map(|state| &*state.pool)) {
             Ok(pool) => {
-                let metrics = metrics.upstream(&upstream.name);
                 built.push(Arc::new(UpstreamState { pool: Arc::new(pool), metrics }));
             }
             Err(error) => {
@@ -302,8 +302,8 @@ pub struct Shared {
     pub no_route: Arc<RouteMetrics>,
     /// What the listeners count; filled when they exist.
     pub connections: OnceCell<Arc<ConnCounters>>,
-    /// The checks of the snapshot that serves.
-    pub health: Mutex<Vec<HealthTask>>,
+    /// What goes on beside the requests of the snapshot that serves.
+    pub watches: Mutex<Vec<WatchTask>>,
 }
 
 /// Connections that scripts' fetches keep open.
@@ -328,7 +328,7 @@ impl Shared {
             dev,
             key_sets: Arc::default(),
             ready: AtomicBool::new(false),
-            health: Mutex::default(),
+            watches: Mutex::default(),
         }
     }
 
@@ -348,9 +348,10 @@ impl Shared {
     pub fn prune(&self, previous: &Snapshot) {
         let snapshot = self.snapshot.load();
         for (name, before) in &previous.upstreams {
-            let now = snapshot.upstreams.get(name).map(|state| state.pool.members());
-            let now = now.unwrap_or_default();
-            for gone in before.pool.members().iter().map(|member| member.endpoint.address()) {
+            let now = snapshot.upstreams.get(name).map(|state| state.pool.balancer());
+            let now = now.as_ref().map(|balancer| balancer.members()).unwrap_or_default();
+            let gone = before.pool.balancer();
+            for gone in gone.members().iter().map(|member| member.endpoint.address()) {
                 if now.iter().all(|member| member.endpoint.address() != gone) {
                     before.metrics.forget_endpoint(&gone.to_string());
                 }

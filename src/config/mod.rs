@@ -143,7 +143,7 @@ pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
     parse(&text, file)
 }
 
-fn read_text(file: &Path) -> Result<String, (Pos, String)> {
+pub(in crate::config) fn read_text(file: &Path) -> Result<String, (Pos, String)> {
     let whole = Pos::default();
     let mut bytes = Vec::new();
     File::open(file)

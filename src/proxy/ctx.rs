@@ -13,7 +13,8 @@ use crate::routing::Params;
 use crate::snapshot::{RouteState, Snapshot, UpstreamState};
 use crate::telemetry::handles::Held;
 use crate::telemetry::trace::TraceContext;
-use crate::upstream::endpoint::{Endpoint, InFlight};
+use crate::upstream::attempt::Attempt as Try;
+use crate::upstream::endpoint::Endpoint;
 
 /// Per-request state. Empty until the head was read.
 #[derive(Default)]
@@ -85,7 +86,7 @@ pub struct Routed {
 #[derive(Default)]
 pub struct Attempt {
     pub tried: Vec<Arc<Endpoint>>,
-    pub current: Option<InFlight>,
+    pub current: Option<Try>,
     pub first_began: Option<Instant>,
     pub began: Option<Instant>,
     pub retries: u32,

@@ -15,6 +15,8 @@ use super::response;
 use crate::listen::Cut;
 use crate::script::{Fault, From, ResponseDraft};
 use crate::snapshot::Shared;
+use crate::upstream::attempt::Refusal;
+use crate::upstream::dial::CONNECTIONS_FULL;
 
 /// Why a request got no answer of an origin or a filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +45,10 @@ pub enum Failure {
     FilterMessage(String),
     #[error("no endpoint of {0} can be reached")]
     NoEndpoint(String),
+    #[error("{0}: the circuit is open")]
+    CircuitOpen(String),
+    #[error("{0}")]
+    Overloaded(String),
     #[error("connect failed: {0}")]
     Connect(String),
     #[error("connect timed out: {0}")]
@@ -141,6 +147,18 @@ impl Failure {
                 Level::Warn,
                 "no_endpoint",
             ),
+            Self::CircuitOpen(_) => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This service cannot be reached right now.",
+                Level::Warn,
+                "circuit_open",
+            ),
+            Self::Overloaded(_) => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This service is busy.",
+                Level::Warn,
+                "overloaded",
+            ),
             Self::Connect(_) => {
                 row(gateway, "The service behind cannot be reached.", Level::Warn, "connect")
             }
@@ -203,10 +221,25 @@ impl Failure {
             Self::MethodNotAllowed(allow) => {
                 HeaderValue::from_str(allow).map(|v| (header::ALLOW, v)).into_iter().collect()
             }
-            Self::NoEndpoint(_) | Self::FiltersBusy | Self::BodiesBusy(_) => {
+            Self::NoEndpoint(_)
+            | Self::CircuitOpen(_)
+            | Self::Overloaded(_)
+            | Self::FiltersBusy
+            | Self::BodiesBusy(_) => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// Why the upstream's pool begins no attempt.
+    pub fn refused(upstream: &str, refusal: Refusal) -> Self {
+        let text = format!("{upstream}: {refusal}");
+        match refusal {
+            Refusal::NoEndpoint => Self::NoEndpoint(upstream.to_owned()),
+            Refusal::Fenced => Self::NoEndpoint(format!("{upstream} within the fence")),
+            Refusal::CircuitOpen => Self::CircuitOpen(upstream.to_owned()),
+            Refusal::Full(_) => Self::Overloaded(text),
         }
     }
 
@@ -229,6 +262,7 @@ impl Failure {
                 | ErrorType::ConnectRefused
                 | ErrorType::ConnectNoRoute
                 | ErrorType::ConnectError => Self::of_upstream(error.etype(), text),
+                kind if *kind == CONNECTIONS_FULL => Self::Overloaded(text),
                 _ => Self::Internal(text),
             },
         }
@@ -236,6 +270,7 @@ impl Failure {
 
     fn of_upstream(kind: &ErrorType, text: String) -> Self {
         match kind {
+            kind if *kind == CONNECTIONS_FULL => Self::Overloaded(text),
             ErrorType::ConnectTimedout => Self::ConnectTimeout(text),
             ErrorType::TLSHandshakeTimedout => Self::ConnectTimeout(text),
             ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError => {

@@ -237,7 +237,7 @@ impl Host for Hands {
 
     fn upstream_healthy(&self, name: &str) -> Option<bool> {
         let upstream = self.snapshot.upstreams.get(name)?;
-        Some(upstream.pool.members().iter().any(|member| member.endpoint.healthy()))
+        Some(upstream.pool.any_well())
     }
 }
 
@@ -280,7 +280,7 @@ fn outgoing(request: FetchRequest, trace: &TraceContext) -> ClientRequest {
 
 fn fetch_error(error: ClientError) -> FetchError {
     let kind = match &error {
-        ClientError::NoEndpoint => FetchErrorKind::Unavailable,
+        ClientError::Refused(_) => FetchErrorKind::Unavailable,
         ClientError::Connect { .. } | ClientError::Broken(_) => FetchErrorKind::Connect,
         ClientError::Timeout => FetchErrorKind::Timeout,
         ClientError::TooLarge { .. } => FetchErrorKind::TooLarge,

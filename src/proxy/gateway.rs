@@ -64,11 +64,10 @@ impl ProxyHttp for Gateway {
         reused: bool,
         _peer: &HttpPeer,
         _fd: std::os::fd::RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        peer::connected(ctx, reused);
-        Ok(())
+        peer::connected(ctx, reused, digest)
     }
 
     /// The origin's copy of the request.

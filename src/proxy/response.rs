@@ -31,7 +31,7 @@ pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     if head.status.is_informational() {
         return peer::still_waiting(ctx);
     }
-    peer::end_attempt(ctx, false);
+    peer::answered(ctx, head.status);
     Ok(())
 }
 

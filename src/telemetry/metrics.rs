@@ -171,6 +171,11 @@ impl Metrics {
         prune(&families.upstream_retries_total, "upstream", upstreams);
         prune(&families.upstream_connections_total, "upstream", upstreams);
         prune(&families.endpoint_healthy, "upstream", upstreams);
+        prune(&families.upstream_refusals_total, "upstream", upstreams);
+        prune(&families.upstream_ejections_total, "upstream", upstreams);
+        prune(&families.upstream_circuit_open, "upstream", upstreams);
+        prune(&families.upstream_panic, "upstream", upstreams);
+        prune(&families.upstream_discovery_failures_total, "upstream", upstreams);
 
         let filters = &live.filters;
         self.filters.lock().retain(|name, _| filters.contains(name.as_str()));
@@ -276,6 +281,8 @@ mod tests {
             let upstream = metrics.upstream(name);
             upstream.request("success");
             upstream.failure("connect");
+            upstream.refused("requests");
+            upstream.ejection("5xx");
             upstream.retry();
             upstream.connection(true);
             upstream.endpoint("127.0.0.1:1").set_healthy(true);
