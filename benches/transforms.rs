@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use selvedge::config::filters::{Fetch, Filter, FilterLimits, OnFault, Tests};
 use selvedge::script::{
-    Exchange, FakeHost, From, Hook, Limits, ResponseBody, ResponseDraft, compile, run,
+    Exchange, FakeHost, From, Hook, Limits, MessageBody, ResponseDraft, compile, run,
 };
 use selvedge::state::Lists;
 use selvedge::transform::Stage;
@@ -97,7 +97,7 @@ fn stage(script: std::path::PathBuf) -> Box<dyn Stage> {
     let script = Arc::new(compile(&filter, &Lists::default()).expect("a sound script"));
     let mut exchange = Exchange::for_test();
     let mut draft = ResponseDraft::new(http::StatusCode::OK, "");
-    (draft.body, draft.from) = (ResponseBody::Untouched, From::Origin);
+    (draft.body, draft.from) = (MessageBody::Untouched, From::Origin);
     exchange.response = Some(Arc::new(draft));
     let host = Arc::new(FakeHost::default());
     let limits = Limits::from(&filter.limits);

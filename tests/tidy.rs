@@ -105,7 +105,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
 /// Crates that stay behind a wall, with the modules inside of it.
 const WALLS: [(&str, &[&str]); 20] = [
     ("lol_html", &["transform"]),
-    ("flate2", &["transform"]),
+    ("flate2", &["transform", "script"]),
     ("brotli", &["transform"]),
     ("zstd", &["transform"]),
     ("regex_automata", &["transform"]),

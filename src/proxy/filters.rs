@@ -55,7 +55,7 @@ pub async fn run_watched(
 
 /// Resolves once the client is gone. While an HTTP/1 body is still to come nobody looks, since
 /// looking is reading.
-async fn gone(session: &mut Session) -> String {
+pub async fn gone(session: &mut Session) -> String {
     let downstream = &mut session.downstream_session;
     if downstream.is_http2() || downstream.is_body_done() {
         match downstream.read_body_or_idle(true).await {
@@ -115,6 +115,27 @@ pub async fn run_hook(
     }
 }
 
+/// Faults of filters that cannot be shown a response; what they mean for the request, if anything.
+pub fn refuse_all(
+    ctx: &Ctx,
+    filters: &[Arc<FilterState>],
+    why: &dyn std::fmt::Display,
+) -> Option<Failure> {
+    let mut failure = None;
+    for filter in filters {
+        filter.metrics.run(Hook::Response.name(), "fault", RunCost::default());
+        tell_log(ctx, filter, Hook::Response.name(), &why.to_string());
+        if filter.config.on_fault == OnFault::Closed {
+            failure.get_or_insert(Failure::FilterFault(filter.config.name.to_string()));
+        }
+    }
+    failure
+}
+
+fn more_not_shown(suppressed: u64) -> String {
+    if suppressed > 0 { format!(" ({suppressed} more not shown)") } else { String::new() }
+}
+
 fn label(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Continue => "continue",
@@ -166,8 +187,7 @@ pub fn tell_log(ctx: &Ctx, filter: &FilterState, hook: &str, text: &str) {
     let name = &filter.config.name;
     let id = facts.request_id.to_str().unwrap_or_default();
     let route = ctx.routed.as_ref().map_or("-", |routed| &*routed.route.name);
-    let more =
-        if suppressed > 0 { format!(" ({suppressed} more not shown)") } else { String::new() };
+    let more = more_not_shown(suppressed);
     log::error!("filter {name} {hook} request {id} route {route}: {text}{more}");
 }
 
@@ -226,7 +246,7 @@ impl Host for Hands {
 
     fn upstream_healthy(&self, name: &str) -> Option<bool> {
         let upstream = self.snapshot.upstreams.get(name)?;
-        Some(upstream.pool.members().iter().any(|member| member.endpoint.healthy()))
+        Some(upstream.pool.any_well())
     }
 }
 
@@ -269,7 +289,7 @@ fn outgoing(request: FetchRequest, trace: &TraceContext) -> ClientRequest {
 
 fn fetch_error(error: ClientError) -> FetchError {
     let kind = match &error {
-        ClientError::NoEndpoint => FetchErrorKind::Unavailable,
+        ClientError::Refused(_) => FetchErrorKind::Unavailable,
         ClientError::Connect { .. } | ClientError::Broken(_) => FetchErrorKind::Connect,
         ClientError::Timeout => FetchErrorKind::Timeout,
         ClientError::TooLarge { .. } => FetchErrorKind::TooLarge,

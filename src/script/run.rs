@@ -12,7 +12,7 @@ use rhai::{Dynamic, EvalAltResult, EvalContext, GlobalRuntimeState, Map, Scope};
 use super::api::{self, Given, Objects, Response};
 use super::callback::{self, Port, Scene, Streaming};
 use super::compile::Script;
-use super::exchange::{Exchange, ResponseBody, ResponseDraft};
+use super::exchange::{Exchange, MessageBody, ResponseDraft};
 use super::fault::{Cause, Fault};
 use super::fiber::{self, Ended, Fiber, NoStack, Stop};
 use super::hooks::Hook;
@@ -199,7 +199,7 @@ fn transform(scene: Scene, mut left: Left, given: &Given, port: &Port) -> Made {
         Ok(stages) => stages,
         Err(fault) => return failed(left, fault),
     };
-    if let ResponseBody::Replaced(body) = &draft.body {
+    if let MessageBody::Replaced(body) | MessageBody::Held(body) = &draft.body {
         let body = body.clone();
         fiber::forbid_waits(true);
         return match at_once(&scene, draft, stages, &body) {
@@ -231,7 +231,7 @@ fn at_once(
         Ok(Fit::HeadOnly) => Ok(()),
         Ok(Fit::Body { from, .. }) => {
             let mut way = Body::new(stages, from, None).map_err(broken)?;
-            draft.body = ResponseBody::Replaced(way.take(body, true).map_err(broken)?.into());
+            draft.body = MessageBody::Replaced(way.take(body, true).map_err(broken)?.into());
             Ok(())
         }
         Err(obstacle) => Err(callback::fault(scene, Error::Callback(obstacle.into()))),

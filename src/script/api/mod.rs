@@ -24,6 +24,7 @@ mod lists;
 mod logging;
 mod negotiate;
 mod objects;
+mod octets;
 mod pending;
 mod query;
 mod random;
@@ -46,7 +47,7 @@ pub use convert::handle_in;
 pub use definitions::definitions;
 pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
-pub use objects::{Objects, Request, Response};
+pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
 pub use state::{Facts, State, tag_for_load, tag_for_run, wait};
 pub use table::Doc;
@@ -82,6 +83,7 @@ fn kinds(table: &mut table::Table) {
         .kind::<Response>("Response")
         .kind::<objects::Headers>("Headers")
         .kind::<body::Body>("Body")
+        .kind::<octets::Octets>("Bytes")
         .kind::<query::Query>("Query")
         .kind::<cookies::Cookies>("Cookies")
         .kind::<client::ClientHandle>("Client")
@@ -118,6 +120,7 @@ fn table() -> table::Table {
     html_rewriter::area(&mut table);
     events::area(&mut table);
     document::area(&mut table);
+    octets::area(&mut table);
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);
