@@ -91,7 +91,7 @@ impl Stage for Sited {
 
 fn fault_of(script: &Script, hook: Hook, position: Position, error: Error) -> Fault {
     match error {
-        Error::Callback(error) => match error.downcast::<EvalAltResult>() {
+        Error::Callback(error) => match error.downcast::<Box<EvalAltResult>>() {
             Ok(error) => Fault::from_error(script, hook, &error),
             Err(error) => Fault::at(script, hook, position, error.to_string()),
         },
