@@ -134,7 +134,7 @@ fn judged(
         Ok(answer) => Ok(answer.body),
         Err(ClientError::Timeout) => Err(TIMEOUT),
         Err(ClientError::TooLarge { .. }) => Err("too_large"),
-        Err(ClientError::NoEndpoint) => Err("unavailable"),
+        Err(ClientError::Refused(_)) => Err("unavailable"),
         Err(ClientError::Connect { .. } | ClientError::Broken(_)) => Err("connect"),
         Err(ClientError::Invalid(_) | ClientError::Protocol(_)) => Err("invalid"),
     };
