@@ -19,7 +19,7 @@ use crate::config::service::Limits;
 use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Router};
-use crate::script::{Diagnostic, Hook, KeySets, Script, compile, required};
+use crate::script::{AfterQueue, Diagnostic, Hook, KeySets, Script, compile, required};
 use crate::state::{ListError, Lists, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
@@ -279,6 +279,8 @@ pub struct Shared {
     pub state: Arc<State>,
     /// Where `selvedge dev` shows what happens; nowhere else is there one.
     pub dev: Option<Show>,
+    /// What filters do after responses.
+    pub after: AfterQueue,
     /// What filters fetched of issuers' keys.
     pub key_sets: Arc<KeySets>,
     /// Whether new requests are wanted: false before all listeners serve, and in a drain.
@@ -311,6 +313,7 @@ impl Shared {
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
             dev,
+            after: AfterQueue::default(),
             key_sets: Arc::default(),
             ready: AtomicBool::new(false),
             health: Mutex::default(),
@@ -326,6 +329,7 @@ impl Shared {
         if let Some(counters) = self.connections.get() {
             self.metrics.connections(&figures(counters));
         }
+        self.metrics.after_running(self.after.running());
         self.metrics.render().map_err(|error| error.to_string())
     }
 

@@ -55,6 +55,8 @@ section! {
         drain_timeout: Duration = "30s",
         /// Filter runs alive at once; above it the answer is 503.
         filter_runs: At<u32> = "16384",
+        /// Work of filters after responses that may be under way at once; more is dropped.
+        after_response: At<u32> = "1024",
         /// The largest request head: its bytes on HTTP/1.1, its header list on HTTP/2.
         head: At<Bytes> = "64KiB",
         /// Header lines in a request, at most 256.
@@ -91,6 +93,7 @@ impl Limits {
             &self.connections_per_address,
             &self.requests_per_connection,
             &self.filter_runs,
+            &self.after_response,
             &self.headers,
         ];
         for count in counts.into_iter().filter(|count| count.value == 0) {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
+use super::after::Waiting;
 use super::ctx::Ctx;
 use super::fail::Failure;
 use super::{forward, head};
@@ -32,6 +34,8 @@ pub struct ScriptState {
     pub replaced: bool,
     /// The response's head, kept only where an `on_log` wants it.
     pub response: Option<ResponseDraft>,
+    /// What hooks left for after the response.
+    pub after: Mutex<Vec<Waiting>>,
 }
 
 /// The client's request as scripts see it; as its filters left it, if they had it in hand.

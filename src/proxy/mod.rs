@@ -2,6 +2,8 @@
 
 /// Ids, trace context, the client's true address, sanity of the head.
 mod accept;
+/// What filters left for after the response.
+mod after;
 /// Whether a message can be read in one way only.
 mod conform;
 /// Per-request state, in groups.

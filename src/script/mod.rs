@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of Pingora: hooks work on an [`Exchange`], and reach the world by a [`Host`].
 
+mod after;
 mod api;
 mod caches;
 mod compile;
@@ -21,6 +22,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+pub use after::{After, AfterQueue, Done};
 pub use api::{definitions, reference};
 pub use compile::{Script, compile};
 pub use coverage::{Coverage, Covered};

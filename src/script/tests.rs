@@ -13,6 +13,7 @@ use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secre
 use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
 use crate::state::{Geo, Lists, Live, Location, Place};
 
+mod after;
 mod api;
 mod coverage;
 mod crypto;

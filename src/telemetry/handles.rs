@@ -224,6 +224,11 @@ impl FilterMetrics {
         self.limits.with(limit, make, |counter| counter.inc());
     }
 
+    /// Work after a response was not done.
+    pub fn after_dropped(&self) {
+        self.families.filter_after_dropped_total.with_label_values(&[&self.name]).inc();
+    }
+
     /// A fetch ended.
     pub fn fetch(&self, outcome: &'static str) {
         let family = &self.families.fetches_total;

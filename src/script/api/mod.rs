@@ -1,5 +1,6 @@
 //! What scripts can call: one table, from which engine, reference and example tests are made.
 
+mod after;
 mod body;
 mod client;
 pub(super) mod convert;
@@ -44,7 +45,7 @@ pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response};
 pub use reference::reference;
-pub use state::{Facts, tag_for_load, tag_for_run, wait};
+pub use state::{Facts, tag_for_load, tag_for_run, wait, work_after};
 pub use table::Doc;
 
 use std::collections::BTreeMap;
@@ -108,6 +109,7 @@ fn table() -> table::Table {
     kv::area(&mut table);
     limits::area(&mut table);
     lists::area(&mut table);
+    after::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rhai::{Dynamic, Engine, Map};
 
 use super::answers::{Answer, Answers};
-use super::given::{exchange_of, filter_of, place_of, upstreams_of};
+use super::given::{aborted, exchange_of, filter_of, place_of, upstreams_of};
 use super::life::{Life, Seen};
 use super::outcome::outcome;
 use super::stage::{Calls, Stage};
@@ -112,7 +112,7 @@ impl Bench {
         let compiled = self.compiled(script, settings, &filter)?;
         let stage = self.stage();
         stage.begin(answers, upstreams_of(given)?, place_of(given)?);
-        let life = Life::new(compiled, Arc::clone(&stage), &filter, &start);
+        let life = Life::new(compiled, Arc::clone(&stage), &filter, &start, aborted(given)?);
         let seen = wait(life.live(start, origin))?;
         let calls = stage.take_calls();
         match calls.unanswered.first() {

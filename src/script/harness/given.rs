@@ -16,7 +16,7 @@ use crate::script::api::seconds;
 use crate::script::exchange::{CertInfo, Exchange, RequestDraft, TlsInfo};
 use crate::state::{Location, Place};
 
-const REQUEST: [&str; 19] = [
+const REQUEST: [&str; 20] = [
     "method",
     "url",
     "scheme",
@@ -36,6 +36,7 @@ const REQUEST: [&str; 19] = [
     "upstreams",
     "response",
     "fetches",
+    "aborted",
 ];
 const SETTINGS: [&str; 11] = [
     "config",
@@ -88,6 +89,12 @@ pub fn upstreams_of(given: &Map) -> Told<Option<BTreeMap<String, bool>>> {
         Ok((name.to_string(), healthy))
     };
     map_in(given, "upstreams")?.into_iter().map(one).collect::<Told<_>>().map(Some)
+}
+
+/// Whether the client leaves before it has the response.
+pub fn aborted(given: &Map) -> Told<bool> {
+    let Some(value) = given.get("aborted") else { return Ok(false) };
+    value.as_bool().map_err(|_| not("aborted", &value.to_string(), "true or false"))
 }
 
 /// Where the client is.

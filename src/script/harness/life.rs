@@ -1,13 +1,16 @@
 //! One request's life through one filter, hook by hook, as `src/proxy/` leads it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use tokio::time::Instant;
 
 use super::answers::Answer;
 use super::stage::Stage;
 use crate::config::filters::{Filter, OnFault};
+use crate::script::after::{After, Done};
 use crate::script::compile::Script;
 use crate::script::exchange::{
     ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
@@ -25,6 +28,11 @@ pub struct Life {
     on_fault: OnFault,
     /// Whether `on_request` let the request pass: only then do the later hooks see it.
     entered: bool,
+    /// What the hooks left for after the response.
+    after: Vec<After>,
+    began: Instant,
+    /// Whether the client leaves before it has the response.
+    aborted: bool,
     seen: Seen,
 }
 
@@ -35,7 +43,8 @@ pub struct Seen {
     pub attempts: usize,
     /// As the client sees it, with the body that streamed past the filter.
     pub response: ResponseDraft,
-    pub hooks: Vec<(Hook, &'static str, RunFigures)>,
+    /// By name, `after_response` too.
+    pub hooks: Vec<(&'static str, &'static str, RunFigures)>,
     /// The first one.
     pub fault: Option<Fault>,
 }
@@ -52,7 +61,13 @@ enum Next {
 type Answered = (Exchange, ResponseDraft, Bytes);
 
 impl Life {
-    pub fn new(script: Arc<Script>, stage: Arc<Stage>, filter: &Filter, start: &Exchange) -> Self {
+    pub fn new(
+        script: Arc<Script>,
+        stage: Arc<Stage>,
+        filter: &Filter,
+        start: &Exchange,
+        aborted: bool,
+    ) -> Self {
         let seen = Seen {
             request: Arc::clone(&start.request),
             attempts: 0,
@@ -61,7 +76,9 @@ impl Life {
             fault: None,
         };
         let limits = Limits::from(&filter.limits);
-        Self { script, stage, limits, on_fault: filter.on_fault, entered: false, seen }
+        let (on_fault, began) = (filter.on_fault, Instant::now());
+        let after = Vec::new();
+        Self { script, stage, limits, on_fault, entered: false, after, began, aborted, seen }
     }
 
     pub async fn live(mut self, start: Exchange, origin: Vec<Answer<ErrorInfo>>) -> Seen {
@@ -78,10 +95,12 @@ impl Life {
             }
         };
         exchange.response = Some(Arc::new(response.clone()));
+        let took = self.began.elapsed();
         self.hook(Hook::Log, exchange).await;
         if response.body == ResponseBody::Untouched {
             response.body = ResponseBody::Replaced(streamed);
         }
+        self.after_response(&response, took).await;
         self.seen.response = response;
         self.seen
     }
@@ -163,19 +182,33 @@ impl Life {
         }
     }
 
+    async fn after_response(&mut self, response: &ResponseDraft, took: Duration) {
+        let bytes = match &response.body {
+            ResponseBody::Replaced(body) => body.len() as u64,
+            ResponseBody::Untouched => 0,
+        };
+        let (status, aborted) = (response.status.as_u16(), self.aborted);
+        let done = Done { status, bytes, took, aborted };
+        for after in std::mem::take(&mut self.after) {
+            if after.is_wanted(&done) {
+                let (outcome, figures) = after.run(done).await;
+                self.seen.hooks.push(("after_response", label(&outcome), figures));
+                if let Outcome::Fault(fault) = outcome {
+                    self.seen.fault.get_or_insert(*fault);
+                }
+            }
+        }
+    }
+
     async fn hook(&mut self, hook: Hook, exchange: Exchange) -> Next {
         if !self.script.has(hook) {
             return Next::Continue(exchange);
         }
         let stage = Arc::clone(&self.stage);
-        let Run { exchange, outcome, figures } =
+        let Run { exchange, outcome, figures, after } =
             run(&self.script, hook, exchange, stage, self.limits).await;
-        let label = match &outcome {
-            Outcome::Continue => "continue",
-            Outcome::Answer(_) => "answer",
-            Outcome::Fault(_) => "fault",
-        };
-        self.seen.hooks.push((hook, label, figures));
+        self.after.extend(after);
+        self.seen.hooks.push((hook.name(), label(&outcome), figures));
         match outcome {
             Outcome::Continue => Next::Continue(exchange),
             Outcome::Answer(answer) => Next::Answer(exchange, answer),
@@ -187,6 +220,14 @@ impl Life {
                 }
             }
         }
+    }
+}
+
+fn label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Continue => "continue",
+        Outcome::Answer(_) => "answer",
+        Outcome::Fault(_) => "fault",
     }
 }
 
