@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub version: u64,
     pub router: Router,
     pub routes: Vec<Arc<RouteState>>,
+    /// Filters that have a schedule.
+    pub scheduled: Vec<Arc<FilterState>>,
     pub upstreams: HashMap<Arc<str>, Arc<UpstreamState>>,
     pub trusted_proxies: Vec<IpNet>,
     pub limits: Limits,
@@ -99,6 +101,8 @@ impl Snapshot {
         let (Some(router), Ok(filters), true) = (router, filters, problems.is_empty()) else {
             return Err(problems.into_sorted());
         };
+        let is_scheduled = |filter: &&Arc<FilterState>| !filter.config.schedule.is_empty();
+        let scheduled = filters.iter().filter(is_scheduled).cloned().collect();
         let routes = config.routes.into_iter().map(|route| {
             let upstream = match &route.action {
                 Action::Upstream(index) => upstreams.get(*index).cloned(),
@@ -116,6 +120,7 @@ impl Snapshot {
             version: previous.map_or(1, |previous| previous.version + 1),
             router,
             routes: routes.collect(),
+            scheduled,
             upstreams: upstreams.into_iter().map(|u| (u.pool.name().clone(), u)).collect(),
             trusted_proxies: config.trusted_proxies,
             limits: config.limits,
@@ -159,6 +164,11 @@ fn build_filters(
     for (filter, at) in config.filters.iter().zip(&config.places.filters) {
         let compiled = compile(filter, lists).and_then(|script| tested(filter).map(|()| script));
         match compiled {
+            Ok(script) if !filter.schedule.is_empty() && !script.has(Hook::Schedule) => {
+                let path = format!("filters.{}.schedule", filter.name);
+                let hint = Some("add fn on_schedule(ev) to the script".to_owned());
+                problems.add(*at, &path, "the script has no on_schedule".to_owned(), hint);
+            }
             Ok(script) => built.push(Arc::new(FilterState {
                 metrics: metrics.filter(&filter.name),
                 script: Arc::new(script),
@@ -346,6 +356,7 @@ impl Shared {
             }
         }
         let filters = snapshot.routes.iter().flat_map(|route| &route.filters);
+        let filters = filters.chain(&snapshot.scheduled);
         self.state.retain(&snapshot.state);
         self.metrics.retain(&Live {
             routes: snapshot.routes.iter().map(|route| &*route.name).collect(),

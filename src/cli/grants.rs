@@ -33,7 +33,7 @@ impl<'c> Grants<'c> {
     }
 
     pub fn json(&self) -> Value {
-        let Filter { name, script, secrets, fetch, state, limits, .. } = self.filter;
+        let Filter { name, script, secrets, fetch, state, schedule, limits, .. } = self.filter;
         json!({
             "name": &**name,
             "script": script,
@@ -54,6 +54,11 @@ impl<'c> Grants<'c> {
             "rate_limits": state.rate_limits.keys().collect::<Vec<_>>(),
             "counters": state.counters,
             "locks": state.locks,
+            "schedule": schedule.iter().map(|entry| json!({
+                "name": entry.name,
+                "cron": entry.written,
+                "once": entry.once,
+            })).collect::<Vec<_>>(),
             "dicts": state.dicts,
             "ipsets": state.ipsets,
             "limits": {
@@ -81,6 +86,7 @@ impl<'c> Grants<'c> {
             ("secrets", or_none(&secrets)),
             ("keeps", self.keeps()),
             ("reads", self.reads()),
+            ("runs", self.runs()),
             ("bodies", "stream past, none is kept".to_owned()),
             ("limits", format!("cpu {cpu}, wall {wall}, memory {memory}, operations {operations}")),
             ("on fault", on_fault(self.filter).to_owned()),
@@ -120,6 +126,13 @@ impl<'c> Grants<'c> {
         let counters = state.counters.iter().map(|name| format!("counter {name}"));
         let locks = state.locks.iter().map(|name| format!("lock {name}"));
         listed(kv.chain(limits).chain(counters).chain(locks))
+    }
+
+    /// By the clock.
+    fn runs(&self) -> String {
+        let once = |once| if once { ", once over all nodes" } else { "" };
+        let entries = self.filter.schedule.iter();
+        listed(entries.map(|e| format!("{} ({}{})", e.name, e.written, once(e.once))))
     }
 
     /// Lists from files.

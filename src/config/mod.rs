@@ -1,5 +1,6 @@
 //! Configuration: YAML text in, a typed `Config` that cannot be invalid out, or every problem at once.
 
+pub mod cron;
 pub mod env;
 pub mod filters;
 pub mod listeners;
@@ -8,6 +9,7 @@ pub mod problem;
 pub mod read;
 pub mod reference;
 pub mod routes;
+pub mod schedule;
 pub mod service;
 pub mod state;
 pub mod upstreams;
@@ -202,6 +204,7 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     let upstreams = upstreams::resolve(raw.upstreams, problems);
     let state = state::resolve(raw.state, problems);
     let filters = filters::resolve(raw.filters, &upstreams, &state, problems);
+    state::check_store(&state, &filters, problems);
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);
     Config {
         listeners,

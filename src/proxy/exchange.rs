@@ -41,7 +41,9 @@ pub struct ScriptState {
 /// The client's request as scripts see it; as its filters left it, if they had it in hand.
 pub fn of_client(session: &Session, ctx: &Ctx) -> Result<Exchange> {
     match &ctx.scripts.request {
-        Some(draft) => Ok(Exchange { request: draft.clone(), response: None, error: None }),
+        Some(draft) => {
+            Ok(Exchange { request: draft.clone(), response: None, error: None, event: None })
+        }
         None => of_request(session.req_header(), ctx),
     }
 }
@@ -71,7 +73,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
         client: client(ctx)?,
         ctx: ctx.scripts.ctx.clone(),
     };
-    Ok(Exchange { request: Arc::new(request), response: None, error: None })
+    Ok(Exchange { request: Arc::new(request), response: None, error: None, event: None })
 }
 
 fn client(ctx: &Ctx) -> Result<Client> {

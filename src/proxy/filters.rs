@@ -78,17 +78,8 @@ pub async fn run_hook(
     let Ok(facts) = ctx.facts() else {
         return Next::Fail(Failure::Internal("a hook before the request was read".into()));
     };
-    let hands = Hands {
-        filter: Arc::clone(filter),
-        snapshot: Arc::clone(&facts.snapshot),
-        client: Arc::clone(&shared.client),
-        state: Arc::clone(&shared.state),
-        key_sets: Arc::clone(&shared.key_sets),
-        trace: facts.trace,
-        request: Arc::clone(&exchange.request),
-    };
-    let mut limits = Limits::from(&filter.config.limits);
-    limits.fibers = facts.snapshot.limits.filter_runs.value as usize;
+    let hands = Hands::new(shared, &facts.snapshot, filter, facts.trace, &exchange.request);
+    let limits = limits(filter, &facts.snapshot);
     let Run { exchange, outcome, figures, after } =
         run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
     count(filter, hook.name(), &outcome, figures);
@@ -123,7 +114,14 @@ pub fn count(filter: &FilterState, what: &'static str, outcome: &Outcome, figure
     }
 }
 
-fn label(outcome: &Outcome) -> &'static str {
+/// What one run of the filter may use.
+pub fn limits(filter: &FilterState, snapshot: &Snapshot) -> Limits {
+    let mut limits = Limits::from(&filter.config.limits);
+    limits.fibers = snapshot.limits.filter_runs.value as usize;
+    limits
+}
+
+pub fn label(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Continue => "continue",
         Outcome::Answer(_) => "answer",
@@ -177,7 +175,7 @@ pub fn tell_log(
 }
 
 /// What a filter reaches during one run.
-struct Hands {
+pub struct Hands {
     filter: Arc<FilterState>,
     snapshot: Arc<Snapshot>,
     client: Arc<Client>,
@@ -185,6 +183,26 @@ struct Hands {
     key_sets: Arc<KeySets>,
     trace: TraceContext,
     request: Arc<RequestDraft>,
+}
+
+impl Hands {
+    pub fn new(
+        shared: &Shared,
+        snapshot: &Arc<Snapshot>,
+        filter: &Arc<FilterState>,
+        trace: TraceContext,
+        request: &Arc<RequestDraft>,
+    ) -> Self {
+        Self {
+            filter: Arc::clone(filter),
+            snapshot: Arc::clone(snapshot),
+            client: Arc::clone(&shared.client),
+            state: Arc::clone(&shared.state),
+            key_sets: Arc::clone(&shared.key_sets),
+            trace,
+            request: Arc::clone(request),
+        }
+    }
 }
 
 impl Host for Hands {

@@ -32,5 +32,7 @@ mod request;
 mod response;
 /// Host, path and conditions to a route; routes that answer by themselves.
 mod route;
+/// What filters do by the clock.
+pub mod schedule;
 
 pub use gateway::Gateway;

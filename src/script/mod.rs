@@ -29,8 +29,8 @@ pub use coverage::{Coverage, Covered};
 pub use crypto::KeySets;
 pub use diagnostic::Diagnostic;
 pub use exchange::{
-    CertInfo, Client, Ctx, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
-    TlsInfo,
+    CertInfo, Client, Ctx, ErrorInfo, Event, Exchange, From, RequestDraft, ResponseBody,
+    ResponseDraft, TlsInfo,
 };
 pub use fault::{Cause, Fault};
 pub use fiber::CountingAlloc;

@@ -104,6 +104,10 @@ fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> 
 fn invoke(script: &Script, hook: Hook, exchange: Exchange, host: Arc<dyn Host>) -> Box<Left> {
     let objects = Objects::new(exchange);
     let tag = api::tag_for_run(&script.facts, host, objects.ctx());
+    if hook == Hook::Schedule {
+        // There is no response, so no work for after it can be left.
+        api::work_after(&tag);
+    }
     let called = call(script, hook, &objects, tag.clone());
     let left = conclude(script, hook, objects, called);
     match api::work_after(&tag) {

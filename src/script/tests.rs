@@ -35,6 +35,7 @@ fn filter() -> Filter {
             max_body: 1 << 20,
         },
         state: grants(),
+        schedule: Vec::new(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),

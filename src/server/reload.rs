@@ -98,6 +98,7 @@ impl Listeners {
             log::info!("listening: {name} on {address}");
         }
         self.start_health(runtime);
+        self.start_schedules(runtime);
         self.shared.prune(&previous);
         Ok(changes)
     }

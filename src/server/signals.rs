@@ -67,6 +67,7 @@ impl Signals {
     async fn drain(&self) {
         let listeners = &self.listeners;
         listeners.shared.ready.store(false, Relaxed);
+        listeners.schedules.lock().abort_all();
         let snapshot = listeners.shared.snapshot.load_full();
         if let Some(delay) = snapshot.limits.drain_delay {
             log::info!("not ready; the listeners close in {delay:?}");

@@ -179,6 +179,8 @@ impl Metrics {
         prune(&families.filter_memory_bytes, "filter", filters);
         prune(&families.filter_limit_hits_total, "filter", filters);
         prune(&families.filter_after_dropped_total, "filter", filters);
+        prune(&families.schedule_runs_total, "filter", filters);
+        prune(&families.schedule_last_success_timestamp_seconds, "filter", filters);
         prune(&families.fetches_total, "filter", filters);
 
         let namespaces = &live.namespaces;

@@ -30,6 +30,7 @@ mod reference;
 mod request;
 mod response;
 mod safe;
+mod schedule;
 mod secret;
 pub mod show;
 mod state;
@@ -95,6 +96,7 @@ fn table() -> table::Table {
         .kind::<limits::Lock>("Lock")
         .kind::<lists::Dict>("Dict")
         .kind::<lists::IpSet>("IpSet")
+        .kind::<super::exchange::Event>("Event")
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
@@ -110,6 +112,7 @@ fn table() -> table::Table {
     limits::area(&mut table);
     lists::area(&mut table);
     after::area(&mut table);
+    schedule::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);

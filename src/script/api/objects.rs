@@ -10,7 +10,7 @@ use rhai::{Dynamic, Map};
 use super::convert::{bytes_of, scalar_text, to_json};
 use super::{Outcome, invalid};
 use crate::script::exchange::{
-    Ctx, ErrorInfo, Exchange, RequestDraft, ResponseBody, ResponseDraft,
+    Ctx, ErrorInfo, Event, Exchange, RequestDraft, ResponseBody, ResponseDraft,
 };
 
 /// A value that handles share; copied at the first edit, so that a rollback costs nothing.
@@ -219,6 +219,7 @@ pub struct Objects {
     request: Request,
     response: Option<Response>,
     error: Option<ErrorInfo>,
+    event: Option<Event>,
 }
 
 impl Objects {
@@ -227,6 +228,7 @@ impl Objects {
             request: Request(Draft::new(exchange.request)),
             response: exchange.response.map(|draft| Response(Draft::new(draft))),
             error: exchange.error,
+            event: exchange.event,
         }
     }
 
@@ -235,6 +237,7 @@ impl Objects {
             request: self.request.0.get(),
             response: self.response.map(|response| response.0.get()),
             error: self.error,
+            event: self.event,
         }
     }
 
@@ -252,6 +255,10 @@ impl Objects {
 
     pub fn response(&self) -> Dynamic {
         self.response.clone().map_or(Dynamic::UNIT, Dynamic::from)
+    }
+
+    pub fn event(&self) -> Dynamic {
+        self.event.clone().map_or(Dynamic::UNIT, Dynamic::from)
     }
 
     pub fn error(&self) -> Dynamic {

@@ -221,6 +221,7 @@ pub fn plain_filter(script: &Path) -> Filter {
             max_body: 1 << 20,
         },
         state: Default::default(),
+        schedule: Vec::new(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),

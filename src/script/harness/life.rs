@@ -1,7 +1,7 @@
 //! One request's life through one filter, hook by hook, as `src/proxy/` leads it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -9,14 +9,15 @@ use tokio::time::Instant;
 
 use super::answers::Answer;
 use super::stage::Stage;
-use crate::config::filters::{Filter, OnFault};
+use crate::config::filters::{Filter, FilterLimits, OnFault};
 use crate::script::after::{After, Done};
 use crate::script::compile::Script;
 use crate::script::exchange::{
-    ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
+    ErrorInfo, Event, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
 };
 use crate::script::fault::Fault;
 use crate::script::hooks::Hook;
+use crate::script::host::Host;
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
 
@@ -49,6 +50,18 @@ pub struct Seen {
     pub fault: Option<Fault>,
 }
 
+impl Seen {
+    fn of(start: &Exchange) -> Self {
+        Self {
+            request: Arc::clone(&start.request),
+            attempts: 0,
+            response: ResponseDraft::new(StatusCode::OK, ""),
+            hooks: Vec::new(),
+            fault: None,
+        }
+    }
+}
+
 /// How the request goes on after a hook.
 enum Next {
     Continue(Exchange),
@@ -68,13 +81,7 @@ impl Life {
         start: &Exchange,
         aborted: bool,
     ) -> Self {
-        let seen = Seen {
-            request: Arc::clone(&start.request),
-            attempts: 0,
-            response: ResponseDraft::new(StatusCode::OK, ""),
-            hooks: Vec::new(),
-            fault: None,
-        };
+        let seen = Seen::of(start);
         let limits = Limits::from(&filter.limits);
         let (on_fault, began) = (filter.on_fault, Instant::now());
         let after = Vec::new();
@@ -221,6 +228,26 @@ impl Life {
             }
         }
     }
+}
+
+/// One run of `on_schedule`, which has no request.
+pub async fn scheduled(
+    script: Arc<Script>,
+    stage: Arc<Stage>,
+    limits: FilterLimits,
+    name: String,
+) -> Seen {
+    let now = stage.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let exchange = Exchange::of_event(Event { name, time: now.as_secs() });
+    let mut seen = Seen::of(&exchange);
+    let hook = Hook::Schedule;
+    let Run { outcome, figures, .. } =
+        run(&script, hook, exchange, stage, Limits::from(&limits)).await;
+    seen.hooks.push((hook.name(), label(&outcome), figures));
+    if let Outcome::Fault(fault) = outcome {
+        seen.fault = Some(*fault);
+    }
+    seen
 }
 
 fn label(outcome: &Outcome) -> &'static str {
