@@ -28,7 +28,7 @@ routes: [{{ name: all, match: {{}}, filters: [refresh], respond: {{}} }}]
 }
 
 fn runs(site: &Site, entry: &str, outcome: &str) -> f64 {
-    let labels = format!("filter=\"refresh\",schedule=\"{entry}\",outcome=\"{outcome}\"");
+    let labels = format!("filter=\"refresh\",outcome=\"{outcome}\",schedule=\"{entry}\"");
     site.metric(&format!("selvedge_schedule_runs_total{{{labels}}}")).unwrap_or(0.0)
 }
 
