@@ -6,6 +6,8 @@
 
 /// Health, reload, state and metrics, for operators.
 pub mod admin;
+/// Answers kept for the next who asks.
+pub mod cache;
 /// The commands.
 pub mod cli;
 /// YAML to a typed configuration that cannot be invalid.

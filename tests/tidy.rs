@@ -4,18 +4,29 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our modules each may use; see ARCHITECTURE.md.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("config", &[]),
     ("telemetry", &["config"]),
     ("routing", &["config"]),
     ("tls", &["config", "telemetry"]),
     ("listen", &["config", "telemetry", "tls"]),
     ("upstream", &["config", "telemetry"]),
+    ("cache", &["config", "telemetry"]),
     ("state", &["config", "telemetry"]),
     ("script", &["config", "telemetry", "upstream", "state"]),
     (
         "snapshot",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "state", "script"],
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "state",
+            "script",
+            "cache",
+        ],
     ),
     (
         "proxy",
@@ -28,6 +39,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "upstream",
             "state",
             "script",
+            "cache",
             "snapshot",
         ],
     ),
@@ -42,6 +54,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "upstream",
             "state",
             "script",
+            "cache",
             "snapshot",
         ],
     ),
@@ -56,6 +69,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "upstream",
             "state",
             "script",
+            "cache",
             "snapshot",
             "proxy",
             "admin",
@@ -72,6 +86,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "upstream",
             "state",
             "script",
+            "cache",
             "snapshot",
             "proxy",
             "admin",
@@ -82,10 +97,13 @@ const LAYERS: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 11] = [
-    ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
-    ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
+const WALLS: [(&str, &[&str]); 14] = [
+    ("pingora", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
+    ("pingora_core", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),
+    ("pingora_cache", &["cache", "proxy"]),
+    ("quick_cache", &["cache"]),
+    ("rustix", &["cache"]),
     ("pingora_load_balancing", &["upstream"]),
     ("rhai", &["script"]),
     ("corosensei", &["script"]),

@@ -295,12 +295,24 @@ pub fn rest<T: Send + 'static>(
 }
 
 fn boxed<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Wait {
-    Box::pin(async move { Box::new(future.await) as Box<dyn Any + Send> })
+    Box::pin(async move { Box::new(unpanicked(future).await) as Box<dyn Any + Send> })
 }
 
 fn value_of<T: 'static>(resume: Resume) -> Option<T> {
-    match resume {
-        Resume::Value(value) => value.downcast().ok().map(|value| *value),
-        Resume::Go | Resume::Stop => None,
+    let Resume::Value(value) = resume else { return None };
+    match *value.downcast::<std::thread::Result<T>>().ok()? {
+        Ok(value) => Some(value),
+        // Goes on here, where the fiber's end catches it like any native's.
+        Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// A panic of a future as a value: the driver, who polls it, shall not meet it.
+async fn unpanicked<T>(future: impl Future<Output = T>) -> std::thread::Result<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
 }
