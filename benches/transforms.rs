@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use selvedge::config::body::BodyAccess;
 use selvedge::config::filters::{Fetch, Filter, FilterLimits, OnFault, Tests};
 use selvedge::script::{
     Exchange, FakeHost, From, Hook, Limits, MessageBody, ResponseDraft, compile, run,
@@ -90,6 +91,8 @@ fn stage(script: std::path::PathBuf) -> Box<dyn Stage> {
         secrets: Default::default(),
         fetch: Fetch { allow: vec![], max: 0, timeout: Duration::from_secs(1), max_body: 0 },
         state: Default::default(),
+        schedule: Vec::new(),
+        body: BodyAccess::NONE,
         limits: FilterLimits { body_cpu: Duration::from_secs(600), ..FilterLimits::default() },
         on_fault: OnFault::Closed,
         tests: Tests::Optional,

@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod body;
+pub mod cron;
 pub mod env;
 pub mod filters;
 pub mod listeners;
@@ -10,6 +11,7 @@ pub mod problem;
 pub mod read;
 pub mod reference;
 pub mod routes;
+pub mod schedule;
 pub mod service;
 pub mod state;
 pub mod upstreams;
@@ -208,6 +210,7 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     for filter in filters.iter().filter(|filter| filter.body != BodyAccess::NONE) {
         body::check_total(filter.body.limit, &raw.limits.held_bodies, &filter.name, problems);
     }
+    state::check_store(&state, &filters, problems);
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);
     Config {
         listeners,

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use pingora::ErrorType;
 use pingora_proxy::Session;
 
+use super::after::Waiting;
 use super::ctx::Ctx;
 use super::dev;
 use super::fail::Failure;
@@ -17,7 +18,7 @@ use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
-    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
+    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, RunFigures, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::state::{Place, State};
@@ -81,25 +82,15 @@ pub async fn run_hook(
     let Ok(facts) = ctx.facts() else {
         return Next::Fail(Failure::Internal("a hook before the request was read".into()));
     };
-    let hands = Hands {
-        filter: Arc::clone(filter),
-        snapshot: Arc::clone(&facts.snapshot),
-        client: Arc::clone(&shared.client),
-        state: Arc::clone(&shared.state),
-        key_sets: Arc::clone(&shared.key_sets),
-        trace: facts.trace,
-        request: Arc::clone(&exchange.request),
-    };
-    let mut limits = Limits::from(&filter.config.limits);
-    limits.fibers = facts.snapshot.limits.filter_runs.value as usize;
-    let Run { exchange, outcome, figures, body } =
+    let hands = Hands::new(shared, &facts.snapshot, filter, facts.trace, &exchange.request);
+    let limits = limits(filter, &facts.snapshot);
+    let Run { exchange, outcome, figures, body, after } =
         run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
-    let cost = RunCost {
-        duration: figures.wall,
-        operations: figures.operations,
-        memory_bytes: figures.peak_memory as u64,
-    };
-    filter.metrics.run(hook.name(), label(&outcome), cost);
+    count(filter, hook.name(), &outcome, figures);
+    if let Some(after) = after {
+        let (filter, request) = (Arc::clone(filter), Arc::clone(&exchange.request));
+        ctx.scripts.after.lock().push(Waiting { after, filter, request });
+    }
     let fault = match &outcome {
         Outcome::Fault(fault) => Some(&**fault),
         _ => None,
@@ -136,7 +127,29 @@ fn more_not_shown(suppressed: u64) -> String {
     if suppressed > 0 { format!(" ({suppressed} more not shown)") } else { String::new() }
 }
 
-fn label(outcome: &Outcome) -> &'static str {
+/// A run's cost and end, in metrics.
+pub fn count(filter: &FilterState, what: &'static str, outcome: &Outcome, figures: RunFigures) {
+    let cost = RunCost {
+        duration: figures.wall,
+        operations: figures.operations,
+        memory_bytes: figures.peak_memory as u64,
+    };
+    filter.metrics.run(what, label(outcome), cost);
+    if let Outcome::Fault(fault) = outcome
+        && let Cause::Limit(hit) = fault.cause
+    {
+        filter.metrics.limit_hit(hit.kind.name());
+    }
+}
+
+/// What one run of the filter may use.
+pub fn limits(filter: &FilterState, snapshot: &Snapshot) -> Limits {
+    let mut limits = Limits::from(&filter.config.limits);
+    limits.fibers = snapshot.limits.filter_runs.value as usize;
+    limits
+}
+
+pub fn label(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Continue => "continue",
         Outcome::Answer(_) => "answer",
@@ -154,7 +167,7 @@ pub fn label_of(fault: &Fault) -> &'static str {
 }
 
 fn after_fault(ctx: &Ctx, filter: &FilterState, fault: Fault, exchange: Exchange) -> Next {
-    note_fault(ctx, filter, &fault);
+    tell_log(ctx, filter, fault.hook.name(), &text_of(&fault));
     match (filter.config.on_fault, fault.cause) {
         (OnFault::Open, _) => Next::Continue(exchange),
         (OnFault::Closed, Cause::Busy) => Next::Fail(Failure::FiltersBusy),
@@ -162,37 +175,61 @@ fn after_fault(ctx: &Ctx, filter: &FilterState, fault: Fault, exchange: Exchange
     }
 }
 
-/// Counts and logs a fault.
+/// Counts and logs a fault after the hook's own end.
 pub fn note_fault(ctx: &Ctx, filter: &FilterState, fault: &Fault) {
     if let Cause::Limit(hit) = fault.cause {
         filter.metrics.limit_hit(hit.kind.name());
     }
-    // Of a busy one nothing has run, so it has no place.
-    let mut text = fault.message.clone();
-    if fault.cause != Cause::Busy {
-        let (file, line, column) = (fault.file.display(), fault.line, fault.column);
-        text = format!("{file}:{line}:{column}: {text}");
-        let source = fault.source_line.trim();
-        if !source.is_empty() {
-            text.push_str(&format!(" | {source}"));
-        }
-    }
-    tell_log(ctx, filter, fault.hook.name(), &text);
+    tell_log(ctx, filter, fault.hook.name(), &text_of(fault));
 }
 
-/// All that the author needs, none of which the client gets, in one line.
+/// Tells the log of what went wrong for a filter in a request.
 pub fn tell_log(ctx: &Ctx, filter: &FilterState, hook: &str, text: &str) {
     let Some(facts) = &ctx.facts else { return };
-    let Some(suppressed) = facts.snapshot.failures_logged.admit() else { return };
-    let name = &filter.config.name;
     let id = facts.request_id.to_str().unwrap_or_default();
     let route = ctx.routed.as_ref().map_or("-", |routed| &*routed.route.name);
-    let more = more_not_shown(suppressed);
-    log::error!("filter {name} {hook} request {id} route {route}: {text}{more}");
+    write_log(&facts.snapshot, filter, hook, (id, route), text);
+}
+
+/// The same, once the request is gone.
+pub fn tell_log_later(
+    snapshot: &Snapshot,
+    filter: &FilterState,
+    what: &str,
+    fault: &Fault,
+    request: &RequestDraft,
+) {
+    write_log(snapshot, filter, what, (&request.id, &request.route), &text_of(fault));
+}
+
+fn write_log(
+    snapshot: &Snapshot,
+    filter: &FilterState,
+    what: &str,
+    (id, route): (&str, &str),
+    text: &str,
+) {
+    let Some(suppressed) = snapshot.failures_logged.admit() else { return };
+    let (name, more) = (&filter.config.name, more_not_shown(suppressed));
+    log::error!("filter {name} {what} request {id} route {route}: {text}{more}");
+}
+
+/// All that the author needs, none of which the client gets.
+fn text_of(fault: &Fault) -> String {
+    if fault.cause == Cause::Busy {
+        // Nothing of the script has run, so it has no place.
+        return fault.message.clone();
+    }
+    let Fault { line, column, message, .. } = fault;
+    let text = format!("{}:{line}:{column}: {message}", fault.file.display());
+    match fault.source_line.trim() {
+        "" => text,
+        source => format!("{text} | {source}"),
+    }
 }
 
 /// What a filter reaches during one run.
-struct Hands {
+pub struct Hands {
     filter: Arc<FilterState>,
     snapshot: Arc<Snapshot>,
     client: Arc<Client>,
@@ -200,6 +237,26 @@ struct Hands {
     key_sets: Arc<KeySets>,
     trace: TraceContext,
     request: Arc<RequestDraft>,
+}
+
+impl Hands {
+    pub fn new(
+        shared: &Shared,
+        snapshot: &Arc<Snapshot>,
+        filter: &Arc<FilterState>,
+        trace: TraceContext,
+        request: &Arc<RequestDraft>,
+    ) -> Self {
+        Self {
+            filter: Arc::clone(filter),
+            snapshot: Arc::clone(snapshot),
+            client: Arc::clone(&shared.client),
+            state: Arc::clone(&shared.state),
+            key_sets: Arc::clone(&shared.key_sets),
+            trace,
+            request: Arc::clone(request),
+        }
+    }
 }
 
 impl Host for Hands {

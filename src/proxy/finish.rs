@@ -6,6 +6,7 @@ use http::{HeaderMap, header};
 use pingora::Error;
 use pingora_proxy::Session;
 
+use super::after;
 use super::ctx::{Ctx, Facts};
 use super::dev;
 use super::exchange;
@@ -37,10 +38,12 @@ pub async fn record(
     if let (Some(log), Some(facts)) = (&*shared.access_log.load(), &ctx.facts) {
         log.write(entry(session, ctx, facts));
     }
+    after::start(ctx, shared);
     if let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone())
         && route.has(Hook::Log)
     {
         Box::pin(run_on_log(session, ctx, shared, &route)).await;
+        after::start(ctx, shared);
     }
     dev::tell(session, ctx, shared);
 }

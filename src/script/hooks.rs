@@ -14,11 +14,19 @@ pub enum Hook {
     Error,
     /// After the last byte.
     Log,
+    /// By the filter's schedule; there is no request.
+    Schedule,
 }
 
 impl Hook {
-    pub const ALL: [Self; 5] =
-        [Self::Request, Self::UpstreamRequest, Self::Response, Self::Error, Self::Log];
+    pub const ALL: [Self; 6] = [
+        Self::Request,
+        Self::UpstreamRequest,
+        Self::Response,
+        Self::Error,
+        Self::Log,
+        Self::Schedule,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -27,6 +35,7 @@ impl Hook {
             Self::Response => "on_response",
             Self::Error => "on_error",
             Self::Log => "on_log",
+            Self::Schedule => "on_schedule",
         }
     }
 
@@ -37,6 +46,7 @@ impl Hook {
             Self::Response => &["res", "req"],
             Self::Error => &["err", "req"],
             Self::Log => &["req", "res"],
+            Self::Schedule => &["ev"],
         }
     }
 
@@ -51,6 +61,7 @@ impl Hook {
             Self::Response => vec![res, req],
             Self::Error => vec![state.error(), req],
             Self::Log => vec![req, res],
+            Self::Schedule => vec![state.event()],
         }
     }
 }

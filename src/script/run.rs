@@ -2,22 +2,20 @@
 
 use std::sync::Arc;
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::task::Poll;
-
 use http::{HeaderMap, Method};
 use rhai::{Dynamic, EvalAltResult, EvalContext, GlobalRuntimeState, Map, Scope};
 
+use super::after::{After, Work};
 use super::api::{self, Given, Objects, Response};
-use super::callback::{self, Port, Scene, Streaming};
+use super::callback::{self, Scene};
 use super::compile::Script;
 use super::exchange::{Exchange, MessageBody, ResponseDraft};
 use super::fault::{Cause, Fault};
-use super::fiber::{self, Ended, Fiber, NoStack, Stop};
+use super::fiber::{self, Ended, Fiber, NoStack, Stop, Turn};
 use super::hooks::Hook;
 use super::host::Host;
 use super::meter::{Limits, RunFigures};
+use super::rest::{self, Needs, Resting};
 use crate::transform::{Body, Error, Fit, Pipeline, Stage, fit};
 
 /// What a run leaves.
@@ -28,6 +26,8 @@ pub struct Run {
     pub figures: RunFigures,
     /// What becomes of the body that streams by after the hook.
     pub body: Option<Box<dyn Stage>>,
+    /// What is left to be done after the response.
+    pub after: Option<After>,
 }
 
 #[derive(Debug)]
@@ -50,54 +50,36 @@ pub async fn run(
     limits: Limits,
 ) -> Run {
     if !script.has(hook) {
-        return Run::without_body(exchange, Outcome::Continue);
+        return Run::without_rest(exchange, Outcome::Continue);
     }
     let before = exchange.clone();
     let mut ctx = Rollback::of(&before);
-    let port = Arc::new(Port::default());
     let fiber = {
-        let (script, port) = (script.clone(), port.clone());
-        Fiber::new(limits, move || invoke(&script, hook, exchange, host, &port))
+        let script = script.clone();
+        Fiber::new(limits, move || invoke(&script, hook, exchange, host))
     };
     let mut fiber = match fiber {
         Ok(fiber) => fiber,
         Err(error) => return refused(script, hook, before, &error),
     };
-    let Some(Ended { result, stop, figures }) = hook_end(&mut fiber).await else {
-        ctx.before = None;
-        let figures = fiber.figures();
-        let Some(Left { outcome, exchange }) = port.take_left() else {
-            return Run::without_body(before, Outcome::Fault(lost(script, hook)));
-        };
-        let body = Streaming::new(fiber, port, (script.clone(), hook), limits);
-        return Run { exchange, outcome, figures, body: Some(Box::new(body)) };
+    let (Ended { result, stop, figures }, needs) = match fiber.turn().await {
+        Turn::Ended(ended) => (ended, Needs::default()),
+        Turn::Rests(handed) => Resting::begin((script.clone(), hook), fiber, limits, handed),
     };
-    let (outcome, edited, body) = outcome_of(script, hook, result, stop);
+    let (outcome, edited) = judge(script, hook, result, stop);
     if edited.is_some() {
         ctx.before = None;
     }
-    Run { exchange: edited.unwrap_or(before), outcome, figures, body }
-}
-
-/// None when the hook has ended and its fiber goes on with the body.
-async fn hook_end(fiber: &mut Fiber<Box<Made>>) -> Option<Ended<Box<Made>>> {
-    poll_fn(|cx| match Pin::new(&mut *fiber).poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending if fiber.is_paused() => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
+    let Needs { body, after } = needs;
+    let (exchange, stages) = edited.unwrap_or((before, None));
+    let body = body.or_else(|| stages.map(|stages| Box::new(stages) as Box<dyn Stage>));
+    Run { exchange, outcome, figures, body, after }
 }
 
 impl Run {
-    fn without_body(exchange: Exchange, outcome: Outcome) -> Self {
-        Self { exchange, outcome, figures: RunFigures::default(), body: None }
+    fn without_rest(exchange: Exchange, outcome: Outcome) -> Self {
+        Self { exchange, outcome, figures: RunFigures::default(), body: None, after: None }
     }
-}
-
-fn lost(script: &Script, hook: Hook) -> Box<Fault> {
-    let message = "a run lost what its hook made".to_owned();
-    Box::new(Fault::new(script, hook, Cause::Panic, message))
 }
 
 /// Restores ctx unless the run ended well; a dropped run is also undone.
@@ -124,43 +106,46 @@ impl Drop for Rollback {
 
 fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> Run {
     let fault = Box::new(Fault::new(script, hook, Cause::Busy, error.to_string()));
-    Run::without_body(exchange, Outcome::Fault(fault))
+    Run::without_rest(exchange, Outcome::Fault(fault))
 }
 
 /// On the fiber. All script values die here; only plain types leave.
 ///
-/// Boxed, and made after the call in frames of its own: what lies on the stack while the script
+/// What is left is boxed, and made after the call in frames of its own: what lies on the stack while the script
 /// waits is what thousands of waiting scripts hold.
-fn invoke(
-    script: &Arc<Script>,
-    hook: Hook,
-    exchange: Exchange,
-    host: Arc<dyn Host>,
-    port: &Port,
-) -> Box<Made> {
+fn invoke(script: &Arc<Script>, hook: Hook, exchange: Exchange, host: Arc<dyn Host>) -> End {
     let (objects, given) = (Objects::new(exchange), Given::default());
-    let (called, global) = call(script, hook, &objects, host, &given);
+    let tag = api::tag_for_run(&script.facts, host, objects.ctx(), given.clone());
+    if hook == Hook::Schedule {
+        // There is no response, so no work for after it can be left.
+        api::work_after(&tag);
+    }
+    let (called, global) = call(script, hook, &objects, tag);
     let left = conclude(script, hook, objects, called);
-    let made = match left.transforms() {
-        true => transform(Scene { script: script.clone(), hook, global }, left, &given, port),
-        false => Made::Hook(left, None),
+    let work = api::work_after(&global.tag);
+    let end = match &left.outcome {
+        Outcome::Continue | Outcome::Answer(_) if left.transforms() || !work.is_empty() => {
+            go_on(&Arc::new(Scene { script: script.clone(), hook, global }), left, &given, work)
+        }
+        _ => End::Hook(left),
     };
     given.clear();
-    Box::new(made)
+    end
 }
 
-/// What a fiber's end leaves.
-#[expect(clippy::large_enum_variant, reason = "boxed as a whole, once for each run")]
-pub enum Made {
-    Hook(Left, Option<Pipeline>),
-    /// The hook's own outcome was handed over before.
-    Body(Result<(), Box<Fault>>),
+/// What a fiber ends with.
+pub(super) enum End {
+    Hook(Box<Left>),
+    /// What the hook left was handed out before.
+    Rest(Outcome),
 }
 
 /// What a hook leaves.
-pub struct Left {
+pub(super) struct Left {
     outcome: Outcome,
     exchange: Exchange,
+    /// For the body that streams by, where that needs no fiber.
+    stages: Option<Pipeline>,
 }
 
 impl Left {
@@ -184,39 +169,49 @@ impl Left {
     }
 }
 
-/// A body in hand is transformed at once, one that streams by as it comes.
-fn transform(scene: Scene, mut left: Left, given: &Given, port: &Port) -> Made {
-    let scene = Arc::new(scene);
-    let failed = |mut left: Left, fault| {
-        left.outcome = Outcome::Fault(fault);
-        Made::Hook(left, None)
-    };
-    let Some(draft) = left.response() else { return Made::Hook(left, None) };
+/// What comes after the hook's end, as far as it is to be done on its fiber.
+#[inline(never)]
+fn go_on(scene: &Arc<Scene>, mut left: Box<Left>, given: &Given, work: Vec<Work>) -> End {
+    match transform(scene, &mut left, given) {
+        Ok(None) if work.is_empty() => End::Hook(left),
+        Ok(body) => End::Rest(rest::rest(scene, left, body, work)),
+        Err(fault) => {
+            left.outcome = Outcome::Fault(fault);
+            End::Hook(left)
+        }
+    }
+}
+
+/// A body in hand is transformed at once, one that streams by as it comes. Gives the stages that
+/// need the fiber for that.
+fn transform(
+    scene: &Arc<Scene>,
+    left: &mut Left,
+    given: &Given,
+) -> Result<Option<Pipeline>, Box<Fault>> {
+    if !left.transforms() {
+        return Ok(None);
+    }
+    let Some(draft) = left.response() else { return Ok(None) };
     let calls_back = given.call_back(&draft.transforms);
-    let stages = callback::pipeline(&scene, given, draft);
+    let stages = callback::pipeline(scene, given, draft)?;
     draft.transforms.clear();
-    let stages = match stages {
-        Ok(stages) => stages,
-        Err(fault) => return failed(left, fault),
-    };
     if let MessageBody::Replaced(body) | MessageBody::Held(body) = &draft.body {
         let body = body.clone();
         fiber::forbid_waits(true);
-        return match at_once(&scene, draft, stages, &body) {
-            Ok(()) => Made::Hook(left, None),
-            Err(fault) => failed(left, fault),
-        };
+        at_once(scene, draft, stages, &body)?;
+        fiber::forbid_waits(false);
+        return Ok(None);
     }
     if scene.hook == Hook::Log {
         let message = "this body has been sent, and cannot be transformed any more".to_owned();
-        let fault = Fault::new(&scene.script, Hook::Log, Cause::Error, message);
-        return failed(left, Box::new(fault));
+        return Err(Box::new(Fault::new(&scene.script, Hook::Log, Cause::Error, message)));
     }
-    if !calls_back {
-        return Made::Hook(left, Some(stages));
+    if calls_back {
+        return Ok(Some(stages));
     }
-    let served = port.serve(left, stages);
-    Made::Body(served.map_err(|error| callback::fault(&scene, error)))
+    left.stages = Some(stages);
+    Ok(None)
 }
 
 /// Transforms a body that is in hand; it is sent unpacked.
@@ -243,10 +238,8 @@ fn call(
     script: &Script,
     hook: Hook,
     objects: &Objects,
-    host: Arc<dyn Host>,
-    given: &Given,
+    tag: Dynamic,
 ) -> (Called, GlobalRuntimeState) {
-    let tag = api::tag_for_run(&script.facts, host, objects.ctx(), given.clone());
     let mut global = script.engine.new_global_runtime_state();
     global.tag = tag;
     global.source = script.ast.source().map(Into::into);
@@ -262,12 +255,12 @@ fn call(
 }
 
 #[inline(never)]
-fn conclude(script: &Script, hook: Hook, objects: Objects, called: Called) -> Left {
+fn conclude(script: &Script, hook: Hook, objects: Objects, called: Called) -> Box<Left> {
     let outcome = match called {
         Ok(value) => returned(script, hook, &objects, value),
         Err(error) => thrown(script, hook, &error),
     };
-    Left { outcome, exchange: objects.into_exchange() }
+    Box::new(Left { outcome, exchange: objects.into_exchange(), stages: None })
 }
 
 fn returned(script: &Script, hook: Hook, objects: &Objects, value: Dynamic) -> Outcome {
@@ -304,29 +297,33 @@ fn thrown(script: &Script, hook: Hook, error: &EvalAltResult) -> Outcome {
     Outcome::Fault(Box::new(Fault::from_error(script, hook, error)))
 }
 
-/// The outcome, and the edited exchange when its edits count.
-fn outcome_of(
+/// The outcome of a part of a run; after a hook's good end also the edited exchange, and what
+/// becomes of the body.
+pub(super) fn judge(
     script: &Script,
     hook: Hook,
-    result: Result<Box<Made>, String>,
+    result: Result<End, String>,
     stop: Option<Stop>,
-) -> (Outcome, Option<Exchange>, Option<Box<dyn Stage>>) {
-    match (result.map(|made| *made), stop) {
-        (Ok(Made::Hook(Left { outcome: Outcome::Fault(mut fault), .. }, _)), stop) => {
+) -> (Outcome, Option<(Exchange, Option<Pipeline>)>) {
+    let (outcome, edited) = match result {
+        Ok(End::Hook(left)) => {
+            let Left { outcome, exchange, stages } = *left;
+            (outcome, Some((exchange, stages)))
+        }
+        Ok(End::Rest(outcome)) => (outcome, None),
+        Err(panic) => {
+            let message = format!("a function of the proxy panicked: {panic}");
+            (Outcome::Fault(Box::new(Fault::new(script, hook, Cause::Panic, message))), None)
+        }
+    };
+    match (outcome, stop) {
+        (Outcome::Fault(mut fault), stop) => {
             if let Some(Stop::Limit(hit)) = stop {
-                fault.cause = Cause::Limit(hit);
-                fault.message = format!("the script met {hit}");
+                fault.meet(hit);
             }
-            (Outcome::Fault(fault), None, None)
+            (Outcome::Fault(fault), None)
         }
         // A limit met in the very last native, after which nothing looked again.
-        (Ok(Made::Hook(Left { outcome, exchange }, body)), _) => {
-            (outcome, Some(exchange), body.map(|body| Box::new(body) as Box<dyn Stage>))
-        }
-        (Ok(Made::Body(_)), _) => (Outcome::Fault(lost(script, hook)), None, None),
-        (Err(panic), _) => {
-            let message = format!("a function of the proxy panicked: {panic}");
-            (Outcome::Fault(Box::new(Fault::new(script, hook, Cause::Panic, message))), None, None)
-        }
+        (outcome, _) => (outcome, edited),
     }
 }

@@ -1,5 +1,6 @@
 //! What scripts can call: one table, from which engine, reference and example tests are made.
 
+mod after;
 mod body;
 mod client;
 pub(super) mod convert;
@@ -33,6 +34,7 @@ mod reference;
 mod request;
 mod response;
 mod safe;
+mod schedule;
 mod secret;
 pub mod show;
 mod state;
@@ -49,7 +51,7 @@ pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
-pub use state::{Facts, State, tag_for_load, tag_for_run, wait};
+pub use state::{Facts, State, tag_for_load, tag_for_run, wait, work_after};
 pub use table::Doc;
 pub use transforms::{Given, verdict};
 
@@ -105,6 +107,7 @@ fn kinds(table: &mut table::Table) {
         .kind::<limits::Lock>("Lock")
         .kind::<lists::Dict>("Dict")
         .kind::<lists::IpSet>("IpSet")
+        .kind::<super::exchange::Event>("Event")
         .kind::<super::exchange::ErrorInfo>("Error");
 }
 
@@ -130,6 +133,8 @@ fn table() -> table::Table {
     kv::area(&mut table);
     limits::area(&mut table);
     lists::area(&mut table);
+    after::area(&mut table);
+    schedule::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);

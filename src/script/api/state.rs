@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
@@ -13,6 +14,7 @@ use super::{Outcome, fail};
 use crate::config::body::BodyAccess;
 use crate::config::filters::{Fetch, Filter, Secret};
 use crate::config::state::Grants;
+use crate::script::after::Work;
 use crate::script::exchange::Ctx;
 use crate::script::fiber::{self, CannotWait};
 use crate::script::host::Host;
@@ -61,6 +63,9 @@ fn granted<T>(
     found.collect()
 }
 
+/// Calls of `after_response` in one run.
+const MOST_WORK: usize = 32;
+
 #[derive(Clone)]
 pub struct State(Arc<Inner>);
 
@@ -69,19 +74,27 @@ struct Inner {
     /// None while the script is loaded.
     run: Option<(Arc<dyn Host>, Ctx)>,
     given: Given,
+    /// What `after_response` was called with; None once that is over.
+    after: Mutex<Option<Vec<Work>>>,
 }
 
 pub fn tag_for_load(facts: &Arc<Facts>) -> Dynamic {
-    Dynamic::from(State(Arc::new(Inner {
-        facts: facts.clone(),
-        run: None,
-        given: Given::default(),
-    })))
+    tag(facts, None, Given::default())
 }
 
 pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>, ctx: Ctx, given: Given) -> Dynamic {
-    let run = Some((host, ctx));
-    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run, given })))
+    tag(facts, Some((host, ctx)), given)
+}
+
+fn tag(facts: &Arc<Facts>, run: Option<(Arc<dyn Host>, Ctx)>, given: Given) -> Dynamic {
+    let after = Mutex::new(run.is_some().then(Vec::new));
+    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run, given, after })))
+}
+
+/// What the run has left for after the response. From here on it can leave no more.
+pub fn work_after(tag: &Dynamic) -> Vec<Work> {
+    let state = tag.read_lock::<State>();
+    state.and_then(|state| state.0.after.lock().take()).unwrap_or_default()
 }
 
 impl State {
@@ -93,6 +106,19 @@ impl State {
     pub fn of_tag(tag: &Dynamic) -> Outcome<Self> {
         let state = tag.read_lock::<Self>().map(|state| state.clone());
         state.ok_or_else(|| fail("unavailable", "no run is going on"))
+    }
+
+    /// Leaves work for after the response.
+    pub fn leave(&self, work: Work) -> Outcome<()> {
+        let mut after = self.0.after.lock();
+        let after = after.as_mut().ok_or_else(|| {
+            fail("unavailable", "after_response can be called in a hook, before the response")
+        })?;
+        if after.len() == MOST_WORK {
+            return Err(fail("limit", format!("at most {MOST_WORK} calls of after_response")));
+        }
+        after.push(work);
+        Ok(())
     }
 
     pub fn facts(&self) -> &Facts {

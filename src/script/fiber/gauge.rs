@@ -57,8 +57,6 @@ pub struct Gauge {
     pub yielder: Cell<*const Yielder<Resume, Suspend>>,
     limits: Cell<Limits>,
     started: Cell<Instant>,
-    /// Used before the limits began anew.
-    before: Cell<RunFigures>,
     waits_forbidden: Cell<bool>,
     operations: Cell<u64>,
     cpu: Cell<Duration>,
@@ -79,7 +77,6 @@ impl Gauge {
             yielder: Cell::new(std::ptr::null()),
             limits: Cell::new(limits),
             started: Cell::new(now),
-            before: Cell::new(RunFigures::default()),
             waits_forbidden: Cell::new(false),
             operations: Cell::new(0),
             cpu: Cell::new(Duration::ZERO),
@@ -124,23 +121,23 @@ impl Gauge {
     }
 
     pub fn figures(&self) -> RunFigures {
-        let before = self.before.get();
         RunFigures {
-            operations: before.operations + self.operations.get(),
-            cpu: before.cpu + self.cpu.get(),
-            wall: before.wall + (self.left.get() - self.started.get()),
+            operations: self.operations.get(),
+            cpu: self.cpu.get(),
+            wall: self.left.get() - self.started.get(),
             peak_memory: usize::try_from(self.peak.get()).unwrap_or(0),
         }
     }
 
-    /// Begins anew with other limits; what was used is kept for the figures.
+    /// Counts from here on within these limits, as for another run. Memory is what it is.
     pub fn renew(&self, limits: Limits) {
-        self.before.set(self.figures());
         self.limits.set(limits);
-        self.operations.set(0);
-        self.cpu.set(Duration::ZERO);
         self.started.set(Instant::now());
         self.left.set(self.started.get());
+        self.operations.set(0);
+        self.cpu.set(Duration::ZERO);
+        self.peak.set(self.memory.get());
+        self.stop.set(None);
     }
 
     pub fn forbid_waits(&self, forbidden: bool) {

@@ -1,7 +1,8 @@
 //! Fibers: a synchronous closure (a script's run) on its own stack, as a `Future`.
 //!
 //! All `unsafe` of the crate is in this folder. A native that has to wait calls [`wait`], which
-//! hands its future to [`Fiber::poll`]; that polls it on the worker's own stack.
+//! hands its future to [`Fiber::poll`]; that polls it on the worker's own stack. A closure that
+//! has a part of its result, and more to do when it is needed again, hands that out by [`rest`].
 //!
 //! What a switch must not carry over: addresses of thread-locals (see `registers`), locks held
 //! (natives release theirs before they wait), a panic in flight (asserted in [`suspend`]).
@@ -35,8 +36,8 @@ enum Suspend {
     Slice,
     /// It waits for a future.
     Wait(Wait),
-    /// It has made a piece of its result, and waits to be told to go on.
-    Piece,
+    /// It hands this out, and waits to be told to go on.
+    Rest(Box<dyn Any + Send>),
 }
 
 /// What a fiber is told when it goes on.
@@ -55,27 +56,40 @@ pub struct Ended<R> {
     pub figures: RunFigures,
 }
 
+/// How far a fiber came.
+pub enum Turn<R> {
+    Ended(Ended<R>),
+    /// It hands this out and waits to be told to go on.
+    Rests(Box<dyn Any + Send>),
+}
+
 type Coro<R> = Coroutine<Resume, Suspend, Result<R, String>, stack::FiberStack>;
 
 /// A closure on its own stack. Dropped before its end, it stops the closure first.
 pub struct Fiber<R: Send + 'static> {
     coroutine: Option<Coro<R>>,
     waiting: Option<Wait>,
+    /// Whether it waits in [`rest`], until it is told to go on.
+    resting: bool,
+    /// What it hands out, until it is taken.
+    handed: Option<Box<dyn Any + Send>>,
+    /// What it goes on with.
+    told: Option<Box<dyn Any + Send>>,
     slice: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
     /// From the end of its first slice to its next wait.
     computing: Option<Computing>,
-    /// Whether it waits in [`pause`].
-    paused: bool,
     gauge: Box<Gauge>,
 }
 
 // SAFETY: corosensei's coroutine is not Send because anything may live on its stack. On ours live
 // only: frames of Rhai 1.27 built with `sync` (its values are Send, it has no thread-locals), of
-// lol_html's rewriter for Send handlers (which has none either) under a callback, our natives, whose locals are Send and which hold no lock across `wait`, and the closure, which is
-// Send. Futures that wait are moved off the stack and are Send. Thread-locals are read in
-// functions that never inline and never suspend. `suspend` refuses to switch during a panic. The
-// raw pointers in the gauge point into the fiber's own stack and are used only while it runs.
+// lol_html's rewriter for Send handlers (which has none either) under a callback, our natives,
+// whose locals are Send and which hold no lock across `wait`, and the closure, which is Send.
+// Futures that wait are moved off the stack and are Send, and so is what is handed out and told.
+// Thread-locals are read in functions that never inline and never suspend. `suspend` refuses to
+// switch during a panic. The raw pointers in the gauge point into the fiber's own stack and are
+// used only while it runs.
 unsafe impl<R: Send + 'static> Send for Fiber<R> {}
 
 impl<R: Send + 'static> Fiber<R> {
@@ -90,39 +104,69 @@ impl<R: Send + 'static> Fiber<R> {
             catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
         };
         let coroutine = Some(Coroutine::with_stack(stack, body));
-        let (waiting, slice, deadline, computing, paused) = (None, None, None, None, false);
-        Ok(Self { coroutine, waiting, slice, deadline, computing, paused, gauge })
+        Ok(Self {
+            coroutine,
+            waiting: None,
+            resting: false,
+            handed: None,
+            told: None,
+            slice: None,
+            deadline: None,
+            computing: None,
+            gauge,
+        })
     }
 
-    /// Whether the closure waits in [`pause`], for [`Fiber::go_on`].
-    pub fn is_paused(&self) -> bool {
-        self.paused
+    /// Runs it to its end, or to where it rests.
+    pub async fn turn(&mut self) -> Turn<R> {
+        std::future::poll_fn(|cx| match Pin::new(&mut *self).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Turn::Ended(ended)),
+            Poll::Pending => {
+                self.handed.take().map_or(Poll::Pending, |h| Poll::Ready(Turn::Rests(h)))
+            }
+        })
+        .await
     }
 
-    /// What it has used so far.
+    /// Lets a resting fiber go on with what it is told, within limits that begin anew.
+    pub fn tell(&mut self, limits: Limits, told: Box<dyn Any + Send>) {
+        self.resting = false;
+        self.told = Some(told);
+        self.gauge.renew(limits);
+    }
+
+    /// As [`Fiber::turn`], without giving the thread back.
+    ///
+    /// Nothing can be waited for: slices follow each other at once, so the limits have to be such
+    /// as a worker thread can bear, and the closure has to forbid waits (see [`forbid_waits`]).
+    pub fn turn_at_once(&mut self) -> Turn<R> {
+        let mut resume = self.told.take().map_or(Resume::Go, Resume::Value);
+        loop {
+            resume = match self.resume(resume) {
+                None => return Turn::Ended(self.ended(Err("the fiber had ended".to_owned()))),
+                Some(CoroutineResult::Return(result)) => return Turn::Ended(self.ended(result)),
+                Some(CoroutineResult::Yield(Suspend::Rest(handed))) => {
+                    self.resting = true;
+                    return Turn::Rests(handed);
+                }
+                Some(CoroutineResult::Yield(Suspend::Slice)) => Resume::Go,
+                // It was not forbidden: the future is dropped, and the run stops.
+                Some(CoroutineResult::Yield(Suspend::Wait(_))) => {
+                    self.gauge.stop(Stop::Dropped);
+                    Resume::Stop
+                }
+            };
+        }
+    }
+
+    /// What it used so far; once it was told to go on, what it used since then.
     pub fn figures(&self) -> RunFigures {
         self.gauge.figures()
     }
 
-    /// Runs a paused closure up to its next pause or its end, within `limits` that begin anew.
-    ///
-    /// Nothing can be waited for here: its slices follow each other at once, so the limits have to
-    /// be such as a worker thread can bear, and [`wait`] refuses.
-    pub fn go_on(&mut self, limits: Limits) -> Option<Ended<R>> {
-        self.paused = false;
-        self.gauge.renew(limits);
-        loop {
-            match self.resume(Resume::Go)? {
-                CoroutineResult::Return(result) => return Some(self.ended(result)),
-                CoroutineResult::Yield(Suspend::Slice) => {}
-                CoroutineResult::Yield(Suspend::Piece) => {
-                    self.paused = true;
-                    return None;
-                }
-                // Refused in `wait`; if it came to this, the future is dropped and the run stops.
-                CoroutineResult::Yield(Suspend::Wait(_)) => self.gauge.stop(Stop::Dropped),
-            }
-        }
+    /// Why it has to stop, if it has to.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.gauge.stopped()
     }
 
     fn resume(&mut self, resume: Resume) -> Option<CoroutineResult<Suspend, Result<R, String>>> {
@@ -149,6 +193,12 @@ impl<R: Send + 'static> Fiber<R> {
             }
             self.slice = None;
         }
+        if self.resting {
+            return Poll::Pending;
+        }
+        if let Some(told) = self.told.take() {
+            return Poll::Ready(Resume::Value(told));
+        }
         let Some(waiting) = &mut self.waiting else { return Poll::Ready(Resume::Go) };
         if let Poll::Ready(value) = waiting.as_mut().poll(cx) {
             self.waiting = None;
@@ -171,13 +221,10 @@ impl<R: Send + 'static> Unpin for Fiber<R> {}
 impl<R: Send + 'static> Future for Fiber<R> {
     type Output = Ended<R>;
 
-    /// Pending for good once it has paused.
+    /// Pending while it rests.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<R>> {
         let fiber = &mut *self;
         loop {
-            if fiber.paused {
-                return Poll::Pending;
-            }
             let Poll::Ready(resume) = fiber.poll_waits(cx) else { return Poll::Pending };
             match fiber.resume(resume) {
                 // Polled after its end, which the contract of `Future` leaves open.
@@ -194,9 +241,9 @@ impl<R: Send + 'static> Future for Fiber<R> {
                     fiber.waiting = Some(wait);
                     fiber.computing = None;
                 }
-                Some(CoroutineResult::Yield(Suspend::Piece)) => {
-                    fiber.paused = true;
-                    fiber.computing = None;
+                Some(CoroutineResult::Yield(Suspend::Rest(handed))) => {
+                    fiber.handed = Some(handed);
+                    (fiber.resting, fiber.computing) = (true, None);
                 }
             }
         }
@@ -256,25 +303,12 @@ pub enum CannotWait {
     InBody,
 }
 
-/// Gives the thread back until [`Fiber::go_on`], whose limits hold from then on. False: end.
-#[inline(never)]
-pub fn pause() -> bool {
-    let gauge = registers::gauge();
-    if gauge.is_null() {
-        return false;
-    }
-    // SAFETY: set only while this fiber runs on this thread; the fiber owns the box.
-    let gauge = unsafe { &*gauge };
-    gauge.trim_stack();
-    matches!(suspend(gauge, Suspend::Piece), Resume::Go)
-}
-
 /// From here on, or no longer, the running script may not wait.
 #[inline(never)]
 pub fn forbid_waits(forbidden: bool) {
     let gauge = registers::gauge();
     if !gauge.is_null() {
-        // SAFETY: as in `pause`.
+        // SAFETY: as in `wait`.
         unsafe { &*gauge }.forbid_waits(forbidden);
     }
 }
@@ -297,16 +331,37 @@ pub fn wait<T: Send + 'static>(
     if !gauge.check(std::ptr::addr_of!(marker) as usize) {
         return Err(CannotWait::Stopped);
     }
-    let boxed = Box::pin(async move { Box::new(unpanicked(future).await) as Box<dyn Any + Send> });
     gauge.trim_stack();
-    match suspend(gauge, Suspend::Wait(boxed)) {
-        Resume::Value(value) => match value.downcast::<std::thread::Result<T>>().map(|v| *v) {
-            Ok(Ok(value)) => Ok(value),
-            // Goes on here, where the fiber's end catches it like any native's.
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            Err(_) => Err(CannotWait::Stopped),
-        },
-        Resume::Go | Resume::Stop => Err(CannotWait::Stopped),
+    value_of(suspend(gauge, Suspend::Wait(boxed(future)))).ok_or(CannotWait::Stopped)
+}
+
+/// Hands something out to who drives this fiber, and rests until [`Fiber::tell`], whose limits hold
+/// from then on; gives what it is told. None if the fiber has to end. Hold no lock.
+#[inline(never)]
+pub fn rest(handed: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
+    let gauge = registers::gauge();
+    if gauge.is_null() {
+        return None;
+    }
+    // SAFETY: as in `wait`.
+    let gauge = unsafe { &*gauge };
+    gauge.trim_stack();
+    match suspend(gauge, Suspend::Rest(handed)) {
+        Resume::Value(told) => Some(told),
+        Resume::Go | Resume::Stop => None,
+    }
+}
+
+fn boxed<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Wait {
+    Box::pin(async move { Box::new(unpanicked(future).await) as Box<dyn Any + Send> })
+}
+
+fn value_of<T: 'static>(resume: Resume) -> Option<T> {
+    let Resume::Value(value) = resume else { return None };
+    match *value.downcast::<std::thread::Result<T>>().ok()? {
+        Ok(value) => Some(value),
+        // Goes on here, where the fiber's end catches it like any native's.
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

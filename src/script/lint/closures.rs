@@ -128,10 +128,12 @@ fn given_to(around: &[ASTNode], argument: &Expr, captured: &[&str]) -> Use {
     let Some((call, method)) = around.last().and_then(called) else { return Use::Kept };
     let index = call.args.iter().position(|arg| std::ptr::eq(arg, argument));
     let bare = call.namespace.is_empty();
-    if bare
-        && CALLED_ON_A_BODY.contains(&call.name.as_str())
-        && index == call.args.len().checked_sub(1)
-    {
+    // The host keeps these apart from all values, and calls them when no other code runs.
+    let kept_apart = match call.name.as_str() {
+        "after_response" => !method && index == Some(0),
+        name => CALLED_ON_A_BODY.contains(&name) && index == call.args.len().checked_sub(1),
+    };
+    if bare && kept_apart {
         return Use::AtOnce;
     }
     let first = if method { 0 } else { 1 };
