@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use peers::{
-use peers::{
     Authority, Folder, PLAIN, Ran, Site, curl, get, memory, origin, raw_origin, read_head, run,
     until,
 };
