@@ -3,6 +3,8 @@
 //!
 //! The test starts itself as that process. It reports on stdout what was acknowledged.
 
+#![allow(clippy::disallowed_methods, reason = "the test has a thread of its own")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
