@@ -126,10 +126,6 @@ impl Disk {
         self.queue.push(Job::Evict);
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     pub fn largest(&self) -> u64 {
         self.largest.load(Ordering::Acquire).min(self.limit.load(Ordering::Acquire) / 2)
     }
