@@ -54,6 +54,15 @@ pub struct Parsed {
 
 impl Head {
     pub fn new(seq: u64, primary: [u8; 16], meta: &CacheMeta) -> Result<Head, Unstorable> {
+        Head::with_parsed(seq, primary, meta).map(|(head, _)| head)
+    }
+
+    /// The head, and what it says.
+    pub fn with_parsed(
+        seq: u64,
+        primary: [u8; 16],
+        meta: &CacheMeta,
+    ) -> Result<(Head, Parsed), Unstorable> {
         let none = Labels::default();
         let labels = Labels::of(meta).unwrap_or(&none);
         if let Some(fault) = labels.fault() {
@@ -64,16 +73,22 @@ impl Head {
         if wire.len() > MAX_HEAD {
             return Err(Unstorable("the head is too large"));
         }
-        let head = Head { seq, primary, marks: marks(&primary, labels), wire: wire.into() };
+        let head = Head {
+            seq,
+            primary,
+            marks: marks(&primary, labels),
+            wire: wire.into_boxed_slice().into(),
+        };
         // Pingora lets origins send values that a `HeaderValue` would refuse.
-        head.parse().ok_or(Unstorable("a header that cannot be read back"))?;
-        Ok(head)
+        let parsed = head.parse().ok_or(Unstorable("a header that cannot be read back"))?;
+        Ok((head, parsed))
     }
 
     /// A head of nothing, for an answer whose own cannot be kept and which is only passed on.
-    pub fn bare(seq: u64, primary: [u8; 16]) -> Option<Head> {
+    pub fn bare(seq: u64, primary: [u8; 16]) -> Option<(Head, Parsed)> {
         let header = ResponseHeader::build_no_case(StatusCode::OK, Some(0)).ok()?;
-        Head::new(seq, primary, &CacheMeta::new(UNIX_EPOCH, UNIX_EPOCH, 0, 0, header)).ok()
+        let meta = CacheMeta::new(UNIX_EPOCH, UNIX_EPOCH, 0, 0, header);
+        Head::with_parsed(seq, primary, &meta).ok()
     }
 
     /// `None` if the bytes are not what `encode` writes.

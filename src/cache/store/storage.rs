@@ -61,14 +61,14 @@ impl Storage for Store {
         _: &SpanHandle,
     ) -> Result<MissHandler> {
         let began = self.clock.began(key);
-        let (head, unstorable) = match Head::new(began, key.primary_bin(), meta) {
-            Ok(head) => (head, false),
+        let (made, unstorable) = match Head::with_parsed(began, key.primary_bin(), meta) {
+            Ok(made) => (Some(made), false),
             Err(why) => {
                 log::debug!("an answer is not stored: {}", why.0);
-                (Head::bare(began, key.primary_bin()).ok_or_else(|| failed("no head"))?, true)
+                (Head::bare(began, key.primary_bin()), true)
             }
         };
-        let parsed = head.parse().ok_or_else(|| failed("a head cannot be read back"))?;
+        let (head, parsed) = made.ok_or_else(|| failed("no head"))?;
         let fill = self.fills.begin(combined(key), Arc::new(head), parsed, length(meta));
         let writer = Writer::new(self, fill);
         if unstorable {
