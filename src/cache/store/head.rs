@@ -38,8 +38,20 @@ pub struct Head {
     wire: Bytes,
 }
 
+/// Edition head a lookup gave. Pingora carries it to the head that a 304 makes of it, which may
+/// replace that one only: another may stand before another body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edition(pub u64);
+
+impl Edition {
+    pub fn of(meta: &CacheMeta) -> Option<Edition> {
+        meta.extensions().get::<Edition>().copied()
+    }
+}
+
 /// A head as a hit needs it.
 pub struct Parsed {
+    edition: Edition,
     pub fresh_until: SystemTime,
     pub created: SystemTime,
     pub stale_while_revalidate: u32,
@@ -127,7 +139,9 @@ impl Head {
 
     pub fn parse(&self) -> Option<Parsed> {
         let mut from = Reader(&self.wire);
-        from.take(1 + 8 + 16)?;
+        from.u8()?;
+        let edition = Edition(from.u64()?);
+        from.take(16)?;
         let labels = Arc::new(Labels::read(&mut from)?);
         let flags = from.u8()?;
         let (fresh_until, created) = (time(from.i64()?), time(from.i64()?));
@@ -136,6 +150,7 @@ impl Head {
         let variance = (flags & HAS_VARIANCE != 0).then(|| from.array());
         let native = Some(from.bytes()?).filter(|native| !native.is_empty());
         Some(Parsed {
+            edition,
             fresh_until,
             created,
             stale_while_revalidate,
@@ -173,6 +188,7 @@ impl Parsed {
             meta.set_variance(variance);
         }
         meta.extensions_mut().insert(self.labels.clone());
+        meta.extensions_mut().insert(self.edition);
         meta
     }
 }
