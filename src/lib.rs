@@ -6,6 +6,8 @@
 
 /// Health, reload, state and metrics, for operators.
 pub mod admin;
+/// What is stored of responses, for how long and for whom.
+pub mod cache;
 /// The commands.
 pub mod cli;
 /// YAML to a typed configuration that cannot be invalid.

@@ -12,11 +12,12 @@ use ipnet::IpNet;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
+use crate::cache::Cache;
 use crate::config::filters::Tests;
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
-use crate::config::{Config, filters};
+use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Router};
 use crate::script::{Diagnostic, Hook, KeySets, Script, compile, required};
@@ -39,6 +40,9 @@ pub struct Snapshot {
     pub upstreams: HashMap<Arc<str>, Arc<UpstreamState>>,
     pub trusted_proxies: Vec<IpNet>,
     pub limits: Limits,
+    pub cache: config::cache::Cache,
+    /// Whether any route has a cache.
+    pub caches: bool,
     pub effective: serde_yaml::Value,
     pub failures_logged: RateLimited,
 }
@@ -88,6 +92,7 @@ impl Snapshot {
         let (Some(router), true) = (router, problems.is_empty()) else {
             return Err(problems.into_sorted());
         };
+        let caches = config.routes.iter().any(|route| route.cache.is_some());
         let routes = config.routes.into_iter().map(|route| {
             let upstream = match &route.action {
                 Action::Upstream(index) => upstreams.get(*index).cloned(),
@@ -108,6 +113,8 @@ impl Snapshot {
             upstreams: upstreams.into_iter().map(|u| (u.pool.name().clone(), u)).collect(),
             trusted_proxies: config.trusted_proxies,
             limits: config.limits,
+            cache: config.cache,
+            caches,
             effective: config.effective,
             failures_logged: RateLimited::new(FAILURES_LOGGED_PER_SECOND),
         })
@@ -228,6 +235,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub access_log: ArcSwapOption<AccessLog>,
     pub client: Arc<Client>,
+    cache: OnceCell<&'static Cache>,
     /// Where `selvedge dev` shows what happens; nowhere else is there one.
     pub dev: Option<Show>,
     /// What filters fetched of issuers' keys.
@@ -256,6 +264,7 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             no_route: metrics.route(NO_ROUTE),
             connections: OnceCell::new(),
+            cache: OnceCell::new(),
             metrics,
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
@@ -264,6 +273,11 @@ impl Shared {
             ready: AtomicBool::new(false),
             health: Mutex::default(),
         }
+    }
+
+    /// The process's cache, made when it is first asked.
+    pub fn cache(&self) -> &'static Cache {
+        self.cache.get_or_init(|| Cache::open(self.snapshot.load().cache.memory.value.0))
     }
 
     pub fn is_ready(&self) -> bool {

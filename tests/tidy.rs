@@ -4,22 +4,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our modules each may use; see ARCHITECTURE.md.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("config", &[]),
     ("telemetry", &["config"]),
     ("routing", &["config"]),
     ("tls", &["config", "telemetry"]),
     ("listen", &["config", "telemetry", "tls"]),
     ("upstream", &["config", "telemetry"]),
-    ("script", &["config", "telemetry", "upstream"]),
-    ("snapshot", &["config", "telemetry", "routing", "tls", "listen", "upstream", "script"]),
+    ("cache", &["config", "telemetry"]),
+    ("script", &["config", "telemetry", "upstream", "cache"]),
+    ("snapshot", &["config", "telemetry", "routing", "tls", "listen", "upstream", "cache", "script"]),
     (
         "proxy",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "snapshot"],
+        &["config", "telemetry", "routing", "tls", "listen", "upstream", "cache", "script", "snapshot"],
     ),
     (
         "admin",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "snapshot"],
+        &["config", "telemetry", "routing", "tls", "listen", "upstream", "cache", "script", "snapshot"],
     ),
     (
         "server",
@@ -30,6 +31,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
             "tls",
             "listen",
             "upstream",
+            "cache",
             "script",
             "snapshot",
             "proxy",
@@ -45,6 +47,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
             "tls",
             "listen",
             "upstream",
+            "cache",
             "script",
             "snapshot",
             "proxy",
@@ -56,10 +59,11 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 9] = [
-    ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
-    ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
+const WALLS: [(&str, &[&str]); 10] = [
+    ("pingora", &["proxy", "upstream", "cache", "listen", "tls", "server", "admin"]),
+    ("pingora_core", &["proxy", "upstream", "cache", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),
+    ("pingora_cache", &["cache", "proxy"]),
     ("pingora_load_balancing", &["upstream"]),
     ("rhai", &["script"]),
     ("corosensei", &["script"]),

@@ -1,5 +1,6 @@
 //! Configuration: YAML text in, a typed `Config` that cannot be invalid out, or every problem at once.
 
+pub mod cache;
 pub mod env;
 pub mod filters;
 pub mod listeners;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use self::cache::Cache;
 use self::filters::{Filter, RawFilter};
 use self::listeners::{Listener, RawListener};
 use self::problem::{Pos, Problem, Problems};
@@ -38,6 +40,8 @@ section! {
         filters: Named<RawFilter> = "{}",
         /// Which request goes where.
         routes: At<Vec<RawRoute>>,
+        /// The store of all routes that have a cache.
+        cache: Cache = "{}",
         /// Proxies whose `X-Forwarded-For` is believed, right to left.
         trusted_proxies: Vec<IpNet> = "[]",
         /// Health, readiness, reload and state, for operators.
@@ -58,6 +62,7 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     pub filters: Vec<Filter>,
     pub routes: Vec<Route>,
+    pub cache: Cache,
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Option<Service>,
     pub metrics: Option<Service>,
@@ -189,6 +194,7 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     if raw.routes.value.is_empty() {
         raw.routes.problem(problems, "at least one route is needed", None);
     }
+    raw.cache.check(problems);
     raw.limits.check(problems);
     raw.access_log.check(problems);
     let listeners = listeners::resolve(raw.listeners.value, problems);
@@ -202,6 +208,7 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
         upstreams,
         filters,
         routes,
+        cache: raw.cache,
         trusted_proxies: raw.trusted_proxies,
         admin: raw.admin,
         metrics: raw.metrics,

@@ -2,6 +2,8 @@
 
 /// Ids, trace context, the client's true address, sanity of the head.
 mod accept;
+/// The cache: asked before the origin, filled by its responses.
+mod cache;
 /// Whether a message can be read in one way only.
 mod conform;
 /// Per-request state, in groups.

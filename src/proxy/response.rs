@@ -8,10 +8,11 @@ use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
+use super::cache;
 use super::conform;
 use super::ctx::Ctx;
 use super::exchange;
-use super::fail::{Failure, Page};
+use super::fail::{self, Failure, Page};
 use super::filters::{Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
@@ -19,7 +20,11 @@ use crate::script::{From, Hook, ResponseBody, ResponseDraft};
 use crate::snapshot::Shared;
 
 /// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
-pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+pub async fn from_upstream(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+) -> Result<()> {
     let upgrade = ctx.facts()?.upgrade;
     conform::response(head, upgrade)
         .map_err(|what| ctx.refuse(Failure::UpstreamInvalid(what.to_string())))?;
@@ -28,9 +33,11 @@ pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     }
     head::edit_response(head, |parts| remove_hop_by_hop(&mut parts.headers));
     if head.status.is_informational() {
-        return peer::still_waiting(ctx);
+        peer::still_waiting(ctx)?;
+        return cache::pass_informational(session, head).await;
     }
     peer::end_attempt(ctx, false);
+    cache::origin_answered(session, head, ctx);
     Ok(())
 }
 
@@ -64,12 +71,29 @@ pub async fn to_client(
     ctx: &mut Ctx,
     shared: &Shared,
 ) -> Result<()> {
+    let shown = show(session, head, ctx, shared).await;
+    if let Err(error) = &shown
+        && cache::is_out_of_store(session)
+    {
+        // Pingora would answer with a page of its own, where no origin is involved.
+        fail::answer(session, error, ctx, shared).await;
+    }
+    shown
+}
+
+async fn show(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+    shared: &Shared,
+) -> Result<()> {
     if head.status.is_informational() {
         tunnel(session, head, ctx);
         return Ok(());
     }
+    cache::before_client(session, head, ctx, shared).await?;
     if has_hook(ctx, Hook::Response) {
-        let draft = Arc::new(exchange::of_response(head, From::Origin));
+        let draft = Arc::new(exchange::of_response(head, cache::from(session)));
         let edited = Box::pin(run_filters(session, ctx, shared, draft.clone())).await?;
         if !Arc::ptr_eq(&draft, &edited) {
             let edited = Arc::unwrap_or_clone(edited);
@@ -166,13 +190,14 @@ fn finish_head(
     head::edit_response(head, |parts| {
         parts.headers.insert(&REQUEST_ID, facts.request_id.clone());
     });
+    cache::finish_head(session, head, ctx)?;
     ctx.outcome.first_byte = Some(facts.started.elapsed());
     ctx.outcome.status = head.status.as_u16();
     if !shared.is_ready() {
         session.set_keepalive(None);
     }
     if has_hook(ctx, Hook::Log) {
-        ctx.scripts.response = Some(exchange::of_response(head, From::Origin));
+        ctx.scripts.response = Some(exchange::of_response(head, cache::from(session)));
     }
     Ok(())
 }

@@ -30,6 +30,8 @@ pub struct RequestDraft {
     pub route: String,
     pub params: Vec<(String, String)>,
     pub upstream: Option<String>,
+    /// In place of what the route counts of query, headers and cookies.
+    pub cache_key: Option<String>,
     pub client: Client,
     pub ctx: Ctx,
 }
@@ -163,6 +165,7 @@ impl Exchange {
             route: "test".into(),
             params: Vec::new(),
             upstream: None,
+            cache_key: None,
             client: Client { ip: IpAddr::from([127, 0, 0, 1]), port: 40000, tls: None },
             ctx: Ctx::default(),
         };
