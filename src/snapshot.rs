@@ -13,13 +13,16 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
 use crate::cache::Cache;
+use crate::cache::store::OpenError;
+use crate::cache::key::Location;
+use crate::config::cache::KeyRules;
 use crate::config::filters::Tests;
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
 use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
-use crate::routing::{Conflict, Router};
+use crate::routing::{Conflict, Found, RequestView, Router};
 use crate::script::{Diagnostic, Hook, KeySets, Script, compile, required};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
@@ -78,6 +81,23 @@ pub struct FilterState {
 }
 
 impl Snapshot {
+    /// Where an entry of a URL belongs, by the rules of the route that a GET of it takes.
+    pub fn location(&self, scheme: &str, host: &str, target: &str) -> Location {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let (method, headers) = (&http::Method::GET, &http::HeaderMap::new());
+        let found = self.router.find(&RequestView { host, path, method, headers, query });
+        let route = match found {
+            Found::Route { index, .. } => self.routes.get(index),
+            Found::NotFound | Found::MethodNotAllowed { .. } => None,
+        };
+        let rules = route.and_then(|route| route.config.cache.as_ref());
+        let everything = KeyRules::default();
+        Location::new(host, scheme, path, query, rules.map_or(&everything, |cache| &cache.key))
+    }
+
     /// Builds a snapshot beside the one that serves; on any problem nothing has changed.
     pub fn build(
         config: Config,
@@ -275,9 +295,20 @@ impl Shared {
         }
     }
 
-    /// The process's cache, made when it is first asked.
-    pub fn cache(&self) -> &'static Cache {
-        self.cache.get_or_init(|| Cache::open(self.snapshot.load().cache.memory.value.0))
+    /// The process's cache; there is one once a snapshot had a route for it.
+    pub fn cache(&self) -> Option<&'static Cache> {
+        self.cache.get().copied()
+    }
+
+    /// Makes the cache that `snapshot` needs, or gives it new limits. To be called before the
+    /// snapshot serves.
+    pub fn prepare_cache(&self, snapshot: &Snapshot) -> Result<(), OpenError> {
+        if let Some(cache) = self.cache.get() {
+            cache.resize(&snapshot.cache);
+        } else if snapshot.caches {
+            self.cache.get_or_try_init(|| Cache::open(&snapshot.cache))?;
+        }
+        Ok(())
     }
 
     pub fn is_ready(&self) -> bool {

@@ -134,7 +134,6 @@ mod tests {
             key,
             rules: Rules::default(),
             client_directives: ClientDirectives::Obey,
-            max_object: 1,
             wait: Duration::from_secs(1),
         }
     }

@@ -17,7 +17,6 @@ pub struct RouteCache {
     pub key: KeyRules,
     pub rules: Rules,
     pub client_directives: ClientDirectives,
-    pub max_object: u64,
     /// How long a request waits for another one's fill.
     pub wait: Duration,
 }
@@ -74,6 +73,9 @@ section! {
     pub struct Cache as "cache" {
         /// Memory for stored responses.
         memory: At<Bytes> = "256MiB",
+        /// The largest response that is stored. One whose length is not known goes to its client in
+        /// any case.
+        max_object: At<Bytes> = "16MiB",
     }
 }
 
@@ -103,8 +105,6 @@ section! {
         set_cookie: SetCookie = "refuse",
         /// Whether `Surrogate-Control` goes before `CDN-Cache-Control` and `Cache-Control`.
         surrogate_control: bool = "false",
-        /// The largest response that is stored.
-        max_object: At<Bytes> = "64MiB",
         /// How long a request waits while another one fetches the same.
         wait: Duration = "5s",
     }
@@ -148,6 +148,12 @@ impl Cache {
         if self.memory.value.0 < LEAST_MEMORY {
             self.memory.problem(problems, "a cache needs 1MiB of memory or more", None);
         }
+        if self.max_object.value.0 == 0 {
+            self.max_object.problem(problems, "0 would store nothing", None);
+        }
+        if self.max_object.value.0 > self.memory.value.0 {
+            self.max_object.problem(problems, "an object larger than the whole cache", None);
+        }
     }
 }
 
@@ -157,9 +163,6 @@ pub fn resolve(raw: RawRouteCache, route: &str, problems: &mut Problems) -> Rout
         && let Err(message) = check_name(&group.value)
     {
         group.problem(problems, message, None);
-    }
-    if raw.max_object.value.0 == 0 {
-        raw.max_object.problem(problems, "0 would store nothing", None);
     }
     // A route named like a group must not meet it.
     let scope = match &raw.group {
@@ -177,7 +180,6 @@ pub fn resolve(raw: RawRouteCache, route: &str, problems: &mut Problems) -> Rout
             surrogate_control: raw.surrogate_control,
         },
         client_directives: raw.client_directives,
-        max_object: raw.max_object.value.0,
         wait: raw.wait,
         key: resolve_key(raw.key, problems),
     }

@@ -62,7 +62,7 @@ impl ProxyHttp for Gateway {
     }
 
     fn cache_key_callback(&self, session: &Session, ctx: &mut Box<Ctx>) -> Result<CacheKey> {
-        cache::key_of(session, ctx)
+        cache::key_of(session, ctx, &self.shared)
     }
 
     fn cache_vary_filter(

@@ -12,6 +12,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 
 use crate::admin::Reload;
+use crate::cache::store::OpenError;
 use crate::config::problem::Problem;
 use crate::config::service::{AccessLog as AccessLogConfig, AccessLogFormat};
 use crate::config::upstreams::MAX_RETRIES;
@@ -33,6 +34,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    #[error("cache: {0}")]
+    Cache(#[from] OpenError),
     #[error("metrics: {0}")]
     Metrics(String),
 }
@@ -70,6 +73,7 @@ pub fn run(
         Snapshot::build(config, input.file(), &metrics, None).map_err(StartError::Problems)?;
     metrics.reloaded(true);
     let shared = Arc::new(Shared::new(snapshot, metrics, access_log, show));
+    shared.prepare_cache(&shared.snapshot.load())?;
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
     server.bootstrap();

@@ -72,6 +72,7 @@ impl Listeners {
             ),
             false => None,
         };
+        self.shared.prepare_cache(&next).map_err(|error| self.problem(&error.to_string()))?;
         // From here on nothing is refused.
         let touched = |section, name: &str| {
             files_now.changed(files, section, name)
@@ -151,7 +152,7 @@ fn changes(
             }),
         });
     }
-    let settings = ["trusted_proxies", "access_log", "limits"];
+    let settings = ["trusted_proxies", "cache", "access_log", "limits"];
     let changed =
         settings.iter().filter(|key| before.effective.get(key) != after.effective.get(key));
     changes["settings"] = json!({ "changed": changed.collect::<Vec<_>>() });

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode, header};
+use serde::{Deserialize, Serialize};
 
 use super::dates;
 use super::directives::{Directives, Seconds};
@@ -23,8 +24,9 @@ pub struct Answer<'a> {
     pub headers: &'a HeaderMap,
 }
 
-/// What a filter says of one response.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a filter says of one response. It is kept with the response, for the time when a 304 asks
+/// again how long that is fresh.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wishes {
     pub ttl: Option<Duration>,
     pub stale_while_revalidate: Option<Duration>,

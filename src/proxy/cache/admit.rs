@@ -8,7 +8,9 @@ use pingora::http::ResponseHeader;
 use pingora_cache::{CacheMeta, NoCacheReason, RespCacheable};
 use pingora_proxy::Session;
 
+use crate::cache::key::Location;
 use crate::cache::policy::{self, Answer, Lifetime, Refusal, Verdict, Wishes};
+use crate::cache::store::Labels;
 use crate::proxy::ctx::Ctx;
 use crate::proxy::head;
 
@@ -46,7 +48,10 @@ pub fn admit(session: &Session, head: &ResponseHeader, ctx: &mut Ctx) -> Result<
             if not_modified.is_none() {
                 ctx.cache.private = taken;
             }
-            Ok(RespCacheable::Cacheable(meta(head, lifetime)))
+            let labels = labels(&head.headers, ctx, &wishes);
+            let mut meta = meta(head, lifetime);
+            labels.attach(&mut meta);
+            Ok(RespCacheable::Cacheable(meta))
         }
     }
 }
@@ -61,7 +66,8 @@ fn verdict(
         return Err(crate::proxy::ctx::out_of_order("cache"));
     };
     let request = session.req_header();
-    if length(&head.headers).is_some_and(|length| length > cache.max_object) {
+    let largest = ctx.facts()?.snapshot.cache.max_object.value.0;
+    if length(&head.headers).is_some_and(|length| length > largest) {
         return Ok(Verdict::Refuse(Refusal::TooLarge));
     }
     if request.method == Method::POST && !is_about_itself(head, ctx) {
@@ -107,7 +113,22 @@ fn meta(head: ResponseHeader, lifetime: Lifetime) -> CacheMeta {
     meta
 }
 
+/// What an entry can be purged by, and what filters said of it.
+fn labels(headers: &HeaderMap, ctx: &Ctx, wishes: &Wishes) -> Labels {
+    let mut tags = Labels::tags_of(headers);
+    tags.extend(wishes.tags.iter().map(|tag| tag.as_str().into()));
+    tags.sort_unstable();
+    tags.dedup();
+    let note = match wishes {
+        none if *none == Wishes::default() => Vec::new(),
+        some => serde_json::to_vec(some).unwrap_or_default(),
+    };
+    let url = ctx.cache.location.as_ref().map(Location::url).unwrap_or_default();
+    Labels { url: url.into(), tags: tags.into(), note: note.into() }
+}
+
 /// What filters said of a stored response.
-pub(super) fn wishes_of(_meta: &CacheMeta) -> Wishes {
-    Wishes::default()
+pub(super) fn wishes_of(meta: &CacheMeta) -> Wishes {
+    let note = Labels::of(meta).map(|labels| labels.note.clone()).unwrap_or_default();
+    serde_json::from_slice(&note).unwrap_or_default()
 }

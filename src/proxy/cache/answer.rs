@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 
 use super::CacheState;
 use crate::cache::policy::{self, Forwarded, Handled};
+use crate::cache::store::{Rule, Scope};
 use crate::proxy::ctx::Ctx;
 use crate::proxy::fail::Failure;
 use crate::script::From;
@@ -84,31 +85,23 @@ pub async fn before_client(
     Ok(())
 }
 
-/// Forgets what an unsafe request made invalid (RFC 9111, 4.4).
+/// Forgets what an unsafe request made invalid (RFC 9111, 4.4): all variants, on any route.
 async fn forget(session: &Session, head: &ResponseHeader, ctx: &Ctx, shared: &Shared) {
-    let (Some(facts), Some(routed)) = (&ctx.facts, &ctx.routed) else { return };
-    let Some(rules) = &routed.route.config.cache else { return };
+    let (Some(cache), Some(facts)) = (shared.cache(), &ctx.facts) else { return };
     let request = session.req_header();
+    if request.method.is_safe() || session.cache.phase() == CachePhase::Miss {
+        return; // A POST whose response was stored: that is what a GET gets from now on.
+    }
+    let host = super::host_of(request, facts.host());
     let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
-    let targets = policy::invalidated(&request.method, facts.host(), target, head.status, &head.headers);
+    let targets =
+        policy::invalidated(&request.method, host, target, head.status, &head.headers);
     for target in targets {
-        if matches!(session.cache.phase(), CachePhase::Miss) {
-            continue;
+        let url = facts.snapshot.location(facts.scheme, host, &target).url();
+        let rule = Rule { scope: Scope::Url(url), soft: false };
+        if let Err(error) = cache.store.purge(rule).await {
+            log::warn!("not invalidated: {host}{target}: {error}");
         }
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target.as_str(), None),
-        };
-        let location = crate::cache::key::Location::new(facts.host(), facts.scheme, path, query, &rules.key);
-        let headers = http::HeaderMap::new();
-        let asked = crate::cache::key::Asked { scheme: facts.scheme, headers: &headers, own: None };
-        let key = pingora_cache::CacheKey::new(crate::cache::key::key(asked, &location, rules), "").to_compact();
-        use pingora_cache::storage::Storage;
-        let _ = shared.cache().storage.purge(
-            pingora_cache::storage::PurgeTarget::Active(&key),
-            pingora_cache::PurgeType::Invalidation,
-            &pingora_cache::trace::Span::inactive().handle(),
-        ).await;
     }
 }
 

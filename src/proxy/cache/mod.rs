@@ -80,14 +80,14 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
         (ctx.cache.forwarded, ctx.cache.detail) = (Some(why), detail);
         return Ok(());
     }
-    let cache = shared.cache();
+    let Some(cache) = shared.cache() else { return Ok(()) };
     let mut options = CacheOptionOverrides::default();
     options.wait_timeout = Some(rules.wait);
     // A POST is never answered, so it waits for nobody, and what it brings says nothing of a GET.
     let reads = head.method != Method::POST;
     let lock = reads.then_some(cache.lock);
     let predictor = reads.then_some(cache.predictor as _);
-    session.cache.enable(cache.storage, Some(cache.eviction), predictor, lock, Some(options));
+    session.cache.enable(cache.store, None, predictor, lock, Some(options));
     Ok(())
 }
 
@@ -126,7 +126,7 @@ fn is_conditional(headers: &HeaderMap) -> bool {
 }
 
 /// The key of a request that the cache is asked for.
-pub fn key_of(session: &Session, ctx: &mut Ctx) -> Result<CacheKey> {
+pub fn key_of(session: &Session, ctx: &mut Ctx, shared: &Shared) -> Result<CacheKey> {
     let (facts, routed) = (ctx.facts()?, ctx.routed()?);
     let Some(rules) = &routed.route.config.cache else {
         return Err(super::ctx::out_of_order("cache"));
@@ -139,7 +139,11 @@ pub fn key_of(session: &Session, ctx: &mut Ctx) -> Result<CacheKey> {
     let asked = Asked { scheme: facts.scheme, headers: &head.headers, own };
     let key = key(asked, &location, rules);
     ctx.cache.location = Some(location);
-    Ok(CacheKey::new(key, ""))
+    let mut key = CacheKey::new(key, "");
+    if let Some(cache) = shared.cache() {
+        cache.store.stamp(&mut key);
+    }
+    Ok(key)
 }
 
 /// As the origin would see it: filters may have changed it.

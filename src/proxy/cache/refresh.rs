@@ -38,7 +38,7 @@ pub fn may_begin(ctx: &Ctx) -> bool {
 pub(super) fn begin(session: &Session, ctx: &Ctx, key: &CacheKey, shared: &Shared) {
     let (Some(facts), Some(routed)) = (&ctx.facts, &ctx.routed) else { return };
     let Some(spawner) = &session.subrequest_spawner else { return };
-    let Some(claim) = shared.cache().claim(key) else { return };
+    let Some(claim) = shared.cache().and_then(|cache| cache.claim(key)) else { return };
     let handover = Handover {
         head: whole(session.req_header()),
         facts: copy(facts, shared),

@@ -1,0 +1,184 @@
+//! What Pingora calls: look up, fill, purge, renew a head.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use http::header::CONTENT_LENGTH;
+use pingora_cache::key::CacheHashKey;
+use pingora_cache::storage::{PurgeOutcome, PurgeTarget, PurgeType, Storage};
+use pingora_cache::trace::SpanHandle;
+use pingora_cache::{CacheKey, CacheMeta, HitHandler, MissHandler};
+use pingora_core::{Error, ErrorType, Result};
+
+use super::Store;
+use super::figures::Refused;
+use super::head::Head;
+use super::reader::{Reader, Seat, failed};
+use super::rules::{Rule, Scope, Verdict};
+use super::writer::Writer;
+
+type Hit = Option<(CacheMeta, HitHandler)>;
+
+#[async_trait]
+impl Storage for Store {
+    async fn lookup(&'static self, key: &CacheKey, _: &SpanHandle) -> Result<Hit> {
+        let key = combined(key);
+        if let Some(hit) = self.join(key) {
+            return Ok(Some(hit));
+        }
+        let Some((object, since)) = self.memory.get(key, &self.rules) else { return Ok(None) };
+        let meta = self.memory.meta(&object).ok_or_else(|| failed("a head in memory is broken"))?;
+        Ok(Some((stale_since(meta, since), Box::new(Reader::memory(object)))))
+    }
+
+    async fn lookup_streaming_write(
+        &'static self,
+        key: &CacheKey,
+        tag: Option<&[u8]>,
+        _: &SpanHandle,
+    ) -> Result<Hit> {
+        let id = tag.and_then(|tag| tag.try_into().ok()).map(u64::from_be_bytes);
+        let fill = id.and_then(|id| self.fills.by_id(combined(key), id));
+        let seat = fill.and_then(|fill| Seat::take(fill, self.fills.id()));
+        Ok(seat.map(|seat| (seat.fill.parsed.meta(), Box::new(Reader::fill(seat)) as HitHandler)))
+    }
+
+    async fn get_miss_handler(
+        &'static self,
+        key: &CacheKey,
+        meta: &CacheMeta,
+        _: &SpanHandle,
+    ) -> Result<MissHandler> {
+        let began = self.clock.began(key);
+        let (head, unstorable) = match Head::new(began, key.primary_bin(), meta) {
+            Ok(head) => (head, false),
+            Err(why) => {
+                log::debug!("an answer is not stored: {}", why.0);
+                (Head::bare(began, key.primary_bin()).ok_or_else(|| failed("no head"))?, true)
+            }
+        };
+        let parsed = head.parse().ok_or_else(|| failed("a head cannot be read back"))?;
+        let fill = self.fills.begin(combined(key), Arc::new(head), parsed, length(meta));
+        let writer = Writer::new(self, fill);
+        if unstorable {
+            writer.pass(Refused::Head);
+        } else if self.rules.forgot(began) {
+            writer.pass(Refused::Late);
+        } else {
+            writer.expect(length(meta));
+        }
+        Ok(Box::new(writer))
+    }
+
+    async fn purge(
+        &'static self,
+        target: PurgeTarget<'_>,
+        purge_type: PurgeType,
+        _: &SpanHandle,
+    ) -> Result<PurgeOutcome> {
+        let key = target.key();
+        let known = match purge_type {
+            PurgeType::Eviction => self.memory.remove(combined(key)),
+            // All variants: they are asked for by the same URL.
+            PurgeType::Invalidation => self.purge_known(key, false).await?,
+        };
+        Ok(if known { PurgeOutcome::Purged(None) } else { PurgeOutcome::NotFound })
+    }
+
+    async fn expire(
+        &'static self,
+        target: PurgeTarget<'_>,
+        _: &SpanHandle,
+    ) -> Result<PurgeOutcome> {
+        let known = self.purge_known(target.key(), true).await?;
+        Ok(if known { PurgeOutcome::Expired } else { PurgeOutcome::NotFound })
+    }
+
+    async fn update_meta(
+        &'static self,
+        key: &CacheKey,
+        meta: &CacheMeta,
+        _: &SpanHandle,
+    ) -> Result<bool> {
+        let began = self.clock.began(key);
+        let Ok(head) = Head::new(began, key.primary_bin(), meta) else {
+            // The old head stays, stale as it is.
+            self.figures.refuse(Refused::Head);
+            return Ok(false);
+        };
+        Ok(self.renew(combined(key), head))
+    }
+
+    fn support_streaming_partial_write(&self) -> bool {
+        true
+    }
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {
+        self
+    }
+}
+
+impl Store {
+    fn join(&'static self, key: u128) -> Hit {
+        let (fill, verdict) = self.fills.join(key, &self.rules)?;
+        let seat = Seat::take(fill, self.fills.id())?;
+        let since = match verdict {
+            Verdict::Stale(since) => Some(since),
+            Verdict::Keep | Verdict::Gone => None,
+        };
+        let meta = stale_since(seat.fill.parsed.meta(), since);
+        Some((meta, Box::new(Reader::fill(seat))))
+    }
+
+    /// Purges by key if there is anything of that key: clients cause it, and rules are bounded.
+    async fn purge_known(&self, key: &impl CacheHashKey, soft: bool) -> Result<bool> {
+        let primary = key.primary_bin();
+        let keys = [u128::from_be_bytes(primary), combined(key)];
+        let filling = keys.iter().any(|key| self.fills.has(*key));
+        let known = filling || keys.iter().any(|key| self.memory.peek(*key).is_some());
+        if known {
+            let purged = self.purge(Rule { scope: Scope::Key(primary), soft }).await;
+            purged.map_err(|e| Error::because(ErrorType::InternalError, "purge", e))?;
+        }
+        Ok(known)
+    }
+
+    /// Puts a newer head before a body, unless the object was purged or replaced meanwhile.
+    fn renew(&self, key: u128, head: Head) -> bool {
+        let _moving = self.sweeper.moving();
+        if self.rules.forgot(head.seq) {
+            return false;
+        }
+        // A soft purge since the request began: what it brings is stale already.
+        let head = match self.rules.verdict(&head) {
+            Verdict::Stale(since) => head.expired(since, head.seq),
+            Verdict::Keep | Verdict::Gone => Some(head),
+        };
+        let Some(head) = head else { return false };
+        let head = Arc::new(head);
+        let renewed = self.memory.renew(key, |old| {
+            let alive = self.rules.verdict(&old.head) != Verdict::Gone;
+            // A newer body must not get an older answer's head.
+            (alive && old.head.seq <= head.seq).then(|| head.clone())
+        });
+        renewed.is_some()
+    }
+}
+
+fn combined(key: &impl CacheHashKey) -> u128 {
+    u128::from_be_bytes(key.combined_bin())
+}
+
+fn length(meta: &CacheMeta) -> Option<u64> {
+    meta.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// `meta` as a soft purge leaves it.
+fn stale_since(mut meta: CacheMeta, since: Option<SystemTime>) -> CacheMeta {
+    if let Some(since) = since {
+        meta.expire_at(since);
+    }
+    meta
+}
