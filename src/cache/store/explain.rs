@@ -26,6 +26,7 @@ pub enum Place {
     /// It is being written.
     Fill,
     Memory,
+    Disk,
 }
 
 /// One stored answer: a variant of a key.
@@ -73,6 +74,14 @@ impl Store {
             }
             if found.len() >= MAX_ENTRIES {
                 break;
+            }
+        }
+        // The disk's index knows no URLs: a key's own file is all that can be found.
+        if let (Which::Key(primary), Some(disk)) = (which, &self.disk) {
+            let key = u128::from_be_bytes(*primary);
+            if let Some(loaded) = disk.may_have(key).then(|| disk.load(key)).flatten() {
+                let bytes = loaded.stored.layout.len;
+                found.extend(self.entry(Place::Disk, &loaded.head, bytes, 0));
             }
         }
         found

@@ -4,13 +4,14 @@
 //! readers so; a short body never looks whole.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::disk::Spill;
 use super::head::{Head, Parsed};
 use super::rules::{Rules, Verdict};
 
@@ -71,6 +72,8 @@ pub struct Fill {
     /// What the answer's Content-Length says.
     pub length: Option<u64>,
     pub changed: Notify,
+    /// Its file, once it has become too large for memory.
+    pub spill: OnceLock<Arc<Spill>>,
     state: Mutex<State>,
     /// Bytes that all fills hold in memory.
     held: Arc<AtomicI64>,
@@ -151,10 +154,10 @@ impl Fill {
         }
     }
 
-    /// Up to `most` bytes that no file holds yet.
-    pub fn unspilled(&self, most: usize) -> Bytes {
+    /// Up to `most` bytes that no file holds yet, and where they begin.
+    pub fn unspilled(&self, most: usize) -> (u64, Bytes) {
         let state = self.state.lock();
-        gather(&state, state.spilled, most)
+        (state.spilled, gather(&state, state.spilled, most))
     }
 
     /// A file holds `count` bytes more; memory keeps the last `window`.
@@ -290,6 +293,7 @@ impl Fills {
             parsed,
             length,
             changed: Notify::new(),
+            spill: OnceLock::new(),
             state: Mutex::default(),
             held: self.held.clone(),
         });

@@ -211,13 +211,20 @@ impl Memory {
         self.table.remove(&key).is_some()
     }
 
+    /// Removes what is older than `seq`.
+    pub fn remove_older(&self, key: u128, seq: u64) {
+        let _alone = self.stripe(key).lock();
+        self.table.remove_if(&key, |object| object.head.seq < seq);
+    }
+
     pub fn remove_this(&self, key: u128, object: &Arc<Object>) -> bool {
         self.table.remove_if(&key, |found| Arc::ptr_eq(found, object)).is_some()
     }
 
     /// The object's meta. The parsed head is kept from the second hit on, if there is room.
-    pub fn meta(&self, object: &Object) -> Option<CacheMeta> {
-        let hits = object.hits.fetch_add(1, Ordering::Relaxed);
+    ///
+    /// `hits` are those before this one.
+    pub fn meta(&self, object: &Object, hits: u32) -> Option<CacheMeta> {
         if let Some(kept) = object.parsed.get() {
             return Some(kept.parsed.meta());
         }
@@ -262,6 +269,11 @@ impl Memory {
 }
 
 impl Object {
+    /// Counts a hit; gives the number of those before.
+    pub fn hit(&self) -> u32 {
+        self.hits.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub fn hits(&self) -> u32 {
         self.hits.load(Ordering::Relaxed)
     }

@@ -55,13 +55,23 @@ pub enum RuleError {
     Long,
 }
 
+/// What a rule is looked up by. The journal needs no names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Mark(Mark),
+    Prefix(Box<str>),
+    All,
+}
+
 /// A rule with its place in the store's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dated {
-    pub rule: Rule,
+    pub target: Target,
+    pub soft: bool,
     pub seq: u64,
-    /// When it was given, for the windows in which stale answers may be served.
-    pub at: SystemTime,
+    /// Microseconds since 1970: when it was given, for the windows in which stale answers may be
+    /// served.
+    pub at: u64,
 }
 
 /// What the rules say of an object.
@@ -84,11 +94,11 @@ struct Cut {
 
 impl Cut {
     fn add(&mut self, dated: &Dated) {
-        if !dated.rule.soft {
+        if !dated.soft {
             self.hard = self.hard.max(dated.seq);
         } else if dated.seq > self.soft {
             self.soft = dated.seq;
-            self.soft_at = micros(dated.at);
+            self.soft_at = dated.at;
         }
     }
 
@@ -107,6 +117,12 @@ impl Cut {
         } else {
             Verdict::Keep
         }
+    }
+
+    fn dated(&self, target: &Target) -> Vec<Dated> {
+        let one = |seq, soft, at| Dated { target: target.clone(), soft, seq, at };
+        let both = [one(self.hard, false, 0), one(self.soft, true, self.soft_at)];
+        both.into_iter().filter(|dated| dated.seq > 0).collect()
     }
 
     fn latest(&self) -> u64 {
@@ -143,17 +159,14 @@ impl Rules {
             return Err(RuleError::Long);
         }
         let table = self.table.read();
-        match (&rule.scope, rule.scope.mark()) {
-            (Scope::Prefix(prefix), _)
-                if table.prefixes.len() >= MAX_PREFIXES
-                    && !table.prefixes.contains_key(prefix.as_str()) =>
-            {
-                Err(RuleError::PrefixesFull)
+        match rule.scope.target() {
+            Target::Prefix(prefix) if !table.prefixes.contains_key(&prefix) => {
+                let full = table.prefixes.len() >= MAX_PREFIXES;
+                if full { Err(RuleError::PrefixesFull) } else { Ok(()) }
             }
-            (_, Some(mark))
-                if table.marks.len() >= MAX_RULES && !table.marks.contains_key(&mark) =>
-            {
-                Err(RuleError::Full)
+            Target::Mark(mark) if !table.marks.contains_key(&mark) => {
+                let full = table.marks.len() >= MAX_RULES;
+                if full { Err(RuleError::Full) } else { Ok(()) }
             }
             _ => Ok(()),
         }
@@ -162,15 +175,26 @@ impl Rules {
     /// From here on the rule is obeyed.
     pub fn add(&self, dated: &Dated) {
         let mut table = self.table.write();
-        match (&dated.rule.scope, dated.rule.scope.mark()) {
-            (Scope::Prefix(prefix), _) => {
-                table.prefixes.entry(prefix.as_str().into()).or_default().add(dated);
-            }
-            (_, Some(mark)) => table.marks.entry(mark).or_default().add(dated),
-            (_, None) => table.all.add(dated),
+        match &dated.target {
+            Target::Prefix(prefix) => table.prefixes.entry(prefix.clone()).or_default().add(dated),
+            Target::Mark(mark) => table.marks.entry(*mark).or_default().add(dated),
+            Target::All => table.all.add(dated),
         }
         self.latest.fetch_max(dated.seq, Ordering::AcqRel);
         self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// All rules at work, for a new journal.
+    pub fn all(&self) -> Vec<Dated> {
+        let table = self.table.read();
+        let mut all = table.all.dated(&Target::All);
+        for (mark, cut) in &table.marks {
+            all.extend(cut.dated(&Target::Mark(*mark)));
+        }
+        for (prefix, cut) in &table.prefixes {
+            all.extend(cut.dated(&Target::Prefix(prefix.clone())));
+        }
+        all
     }
 
     /// Changes whenever a verdict could.
@@ -228,19 +252,24 @@ impl Rules {
 }
 
 impl Scope {
-    fn mark(&self) -> Option<Mark> {
+    fn target(&self) -> Target {
         match self {
-            Scope::Key(primary) => Some(Mark::key(primary)),
-            Scope::Url(url) => Some(Mark::url(url)),
-            Scope::Tag(tag) => Some(Mark::tag(tag)),
-            Scope::Host(host) => Some(Mark::host(host)),
-            Scope::Prefix(_) | Scope::All => None,
+            Scope::Key(primary) => Target::Mark(Mark::key(primary)),
+            Scope::Url(url) => Target::Mark(Mark::url(url)),
+            Scope::Tag(tag) => Target::Mark(Mark::tag(tag)),
+            Scope::Host(host) => Target::Mark(Mark::host(host)),
+            Scope::Prefix(prefix) => Target::Prefix(prefix.as_str().into()),
+            Scope::All => Target::All,
         }
     }
 
     /// The mark whose holders are counted; see `census.rs`.
     pub fn counted(&self) -> Option<Mark> {
-        self.mark().filter(|_| !matches!(self, Scope::Key(_)))
+        match (self, self.target()) {
+            (Scope::Key(_), _) => None,
+            (_, Target::Mark(mark)) => Some(mark),
+            _ => None,
+        }
     }
 
     fn name(&self) -> Option<&str> {
@@ -251,52 +280,42 @@ impl Scope {
             Scope::Key(_) | Scope::All => None,
         }
     }
-
-    fn kind(&self) -> u8 {
-        match self {
-            Scope::Key(_) => 0,
-            Scope::Url(_) => 1,
-            Scope::Tag(_) => 2,
-            Scope::Prefix(_) => 3,
-            Scope::Host(_) => 4,
-            Scope::All => 5,
-        }
-    }
 }
 
 impl Dated {
-    /// As the journal keeps it.
+    pub fn new(rule: &Rule, seq: u64, at: SystemTime) -> Dated {
+        let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let at = u64::try_from(at).unwrap_or(u64::MAX);
+        Dated { target: rule.scope.target(), soft: rule.soft, seq, at }
+    }
+
+    /// As the journal keeps it. `None` is a prefix of more than 4 GiB.
     pub fn write(&self, out: &mut Writer) -> Option<()> {
         out.u64(self.seq);
-        out.u64(micros(self.at));
-        out.u8(u8::from(self.rule.soft));
-        out.u8(self.rule.scope.kind());
-        match &self.rule.scope {
-            Scope::Key(primary) => out.bytes(primary),
-            scope => out.bytes(scope.name().unwrap_or_default().as_bytes()),
+        out.u64(self.at);
+        out.u8(u8::from(self.soft));
+        match &self.target {
+            Target::All => out.u8(0),
+            Target::Mark(mark) => {
+                out.u8(1);
+                out.u64(mark.0);
+            }
+            Target::Prefix(prefix) => {
+                out.u8(2);
+                out.bytes(prefix.as_bytes())?;
+            }
         }
+        Some(())
     }
 
     pub fn read(from: &mut Reader<'_>) -> Option<Dated> {
-        let (seq, at) = (from.u64()?, UNIX_EPOCH + Duration::from_micros(from.u64()?));
-        let soft = from.u8()? != 0;
-        let kind = from.u8()?;
-        let name = from.bytes()?;
-        let text = || Some(std::str::from_utf8(name).ok()?.to_owned());
-        let scope = match kind {
-            0 => Scope::Key(name.try_into().ok()?),
-            1 => Scope::Url(text()?),
-            2 => Scope::Tag(text()?),
-            3 => Scope::Prefix(text()?),
-            4 => Scope::Host(text()?),
-            5 => Scope::All,
+        let (seq, at, soft) = (from.u64()?, from.u64()?, from.u8()? != 0);
+        let target = match from.u8()? {
+            0 => Target::All,
+            1 => Target::Mark(Mark(from.u64()?)),
+            2 => Target::Prefix(std::str::from_utf8(from.bytes()?).ok()?.into()),
             _ => return None,
         };
-        Some(Dated { rule: Rule { scope, soft }, seq, at })
+        Some(Dated { target, soft, seq, at })
     }
-}
-
-fn micros(at: SystemTime) -> u64 {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    u64::try_from(since).unwrap_or(u64::MAX)
 }

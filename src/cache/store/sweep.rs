@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
@@ -19,6 +20,9 @@ use super::rules::Verdict;
 const SETTLE: Duration = Duration::from_secs(1);
 /// How long a rule is kept: longer than an origin should need for its head.
 const KEEP: Duration = Duration::from_secs(60);
+/// A pass over the disk reads every head there. It is worth it for so many rules, or so often.
+const DISK_RULES: usize = 10_000;
+const DISK_EVERY: Duration = Duration::from_secs(3600);
 
 #[derive(Default)]
 pub struct Sweeper {
@@ -26,7 +30,9 @@ pub struct Sweeper {
     wake: Condvar,
     /// Held by whoever carries an object from one place to another, from the rules' verdict on.
     moving: RwLock<()>,
-    /// When earlier sweeps began, on both clocks.
+    /// Rises when a sweep begins.
+    epoch: AtomicU64,
+    /// When earlier sweeps that left nothing out began, on both clocks.
     done: Mutex<VecDeque<(Instant, u64)>>,
 }
 
@@ -38,10 +44,16 @@ impl Sweeper {
 
     /// Held while an object is judged and put somewhere: a sweep looks before or after.
     pub fn moving(&self) -> RwLockReadGuard<'_, ()> {
-        self.moving.read()
+        // Not behind a sweep that waits: requests come here too.
+        self.moving.read_recursive()
     }
 
-    /// Until a sweep makes sense: after a purge, or when the rules of one have become old.
+    /// Changes when a sweep begins. What was judged before that may not be put away after it.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Until a sweep makes sense: after a purge, or when its rules have become old.
     fn wait(&self, rules: usize) {
         let mut wanted = self.wanted.lock();
         let due = Instant::now() + KEEP;
@@ -74,27 +86,41 @@ impl Sweeper {
 pub fn start(store: &'static Store) -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name("cache-sweep".to_owned());
     thread.spawn(move || {
+        let mut disk_swept = Instant::now();
         loop {
-            store.sweeper.wait(store.rules.len());
-            sweep(store, KEEP);
+            let rules = store.rules.len();
+            store.sweeper.wait(rules);
+            let due = rules > DISK_RULES || disk_swept.elapsed() >= DISK_EVERY;
+            if store.disk.is_some() && due {
+                disk_swept = Instant::now();
+            }
+            sweep(store, KEEP, due);
         }
     })?;
     Ok(())
 }
 
-/// One pass over everything; then rules older than `keep` go.
-pub fn sweep(store: &Store, keep: Duration) {
+/// One pass over the memory, and over the disk if that is `due`; then rules older than `keep` go.
+pub fn sweep(store: &Store, keep: Duration, due: bool) {
     let started = store.clock.next();
+    store.sweeper.epoch.fetch_add(1, Ordering::AcqRel);
     // Whoever judged before this has put its object away; whoever comes later sees the rules.
     drop(store.sweeper.moving.write());
     for (key, object) in store.memory.iter() {
         sweep_object(store, key, &object);
+    }
+    let complete = store.disk.as_ref().is_none_or(|disk| due && disk.sweep(store));
+    if !complete {
+        return;
     }
     let until = store.sweeper.through(started, keep);
     store.rules.forget(until);
     let fills = store.fills.all();
     let oldest = fills.iter().map(|fill| fill.head.seq).min().unwrap_or(u64::MAX);
     store.rules.drop_until(until.min(oldest.saturating_sub(1)));
+    if let Some(disk) = &store.disk {
+        disk.shrink_journal(store);
+    }
 }
 
 fn sweep_object(store: &Store, key: u128, object: &Arc<Object>) {

@@ -28,7 +28,7 @@ async fn the_tier_stays_within_its_limit_and_a_reload_changes_it() {
     assert!(full.bytes <= 4 << 20, "{full:?}");
     assert!(full.bytes > 2 << 20, "the limit is made use of: {full:?}");
     assert!(full.evictions > 1000, "{full:?}");
-    store.resize(&Settings { memory: 1 << 20, memory_object: 1 << 20 });
+    store.resize(&Settings { memory: 1 << 20, memory_object: 1 << 20, disk: None });
     let less = store.figures().memory;
     assert!(less.bytes <= 1 << 20 && less.limit == 1 << 20, "{less:?}");
 }

@@ -1,20 +1,23 @@
 //! The store's invariants, through the interface that Pingora uses.
 
+mod disk;
 mod fills;
 mod heads;
 mod memory;
 mod purges;
+mod spills;
 
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora_cache::key::CacheHashKey;
-use pingora_cache::storage::{HandleHit, HandleMiss, Storage};
+use pingora_cache::storage::Storage;
 use pingora_cache::trace::Span;
 use pingora_cache::{CacheKey, CacheMeta, HitHandler, MissHandler};
 
-use super::{Labels, Rule, Scope, Settings, Store};
+use super::disk::Disk;
+use super::{Admission, DiskSettings, Labels, Rule, Scope, Settings, Store};
 
 pub fn span() -> pingora_cache::trace::SpanHandle {
     Span::inactive().handle()
@@ -48,7 +51,55 @@ pub fn labelled(url: &str, tags: &[&str], headers: &[(&'static str, &str)]) -> C
 }
 
 pub fn memory_only(bytes: u64) -> &'static Store {
-    Store::open(&Settings { memory: bytes, memory_object: 1 << 20 }).unwrap()
+    Store::open(&Settings { memory: bytes, memory_object: 1 << 20, disk: None }).unwrap()
+}
+
+/// A store with a tier on disk, and little memory: bodies above 64 KiB go to files.
+pub fn on_disk(dir: &std::path::Path) -> &'static Store {
+    Store::open(&disk_settings(dir)).unwrap()
+}
+
+pub fn disk_settings(dir: &std::path::Path) -> Settings {
+    let disk = DiskSettings {
+        dir: dir.to_owned(),
+        bytes: 64 << 20,
+        object: 16 << 20,
+        queue: 8 << 20,
+        admission: Admission::Always,
+    };
+    Settings { memory: 4 << 20, memory_object: 64 << 10, disk: Some(disk) }
+}
+
+impl Store {
+    pub fn on_disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a disk tier")
+    }
+
+    /// Another process's view: what this one has on disk.
+    fn restarted(&self, dir: &std::path::Path) -> &'static Store {
+        self.on_disk().drain();
+        self.killed(dir)
+    }
+
+    /// The same, without what was not written yet.
+    fn killed(&self, dir: &std::path::Path) -> &'static Store {
+        self.on_disk().abandon();
+        on_disk(dir)
+    }
+
+    /// Leaves only what is on disk.
+    fn forget_memory(&self) {
+        self.on_disk().drain();
+        for (key, _) in self.memory.iter().collect::<Vec<_>>() {
+            self.memory.remove(key);
+        }
+    }
+}
+
+/// All files below `dir`.
+pub fn files(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 pub async fn begin(store: &'static Store, key: &CacheKey, meta: &CacheMeta) -> MissHandler {

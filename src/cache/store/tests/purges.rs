@@ -96,7 +96,7 @@ async fn a_late_304_does_not_bring_a_purged_object_back() {
         store.stamp(&mut a);
         store.purge(hard(Scope::Tag("t".into()))).await.unwrap();
         if swept {
-            sweep(store, Duration::ZERO);
+            sweep(store, Duration::ZERO, true);
         }
         assert!(!store.update_meta(&a, &meta, &span()).await.unwrap(), "swept: {swept}");
         assert!(look(store, &a).await.is_none(), "swept: {swept}");
@@ -113,7 +113,7 @@ async fn a_304_that_was_asked_for_before_a_soft_purge_does_not_make_fresh() {
         store.stamp(&mut before);
         store.purge(soft(Scope::Tag("t".into()))).await.unwrap();
         if swept {
-            sweep(store, Duration::ZERO);
+            sweep(store, Duration::ZERO, true);
         }
         store.update_meta(&before, &meta, &span()).await.unwrap();
         assert!(!fresh(&look(store, &before).await.unwrap().0), "swept: {swept}");
@@ -129,10 +129,10 @@ async fn a_sweep_removes_the_dead_keeps_the_stale_and_forgets_the_rules() {
     store.purge(hard(Scope::Tag("red".into()))).await.unwrap();
     store.purge(soft(Scope::Prefix("two".into()))).await.unwrap();
     assert_eq!(store.figures().memory.entries, 4);
-    sweep(store, Duration::from_secs(60));
+    sweep(store, Duration::from_secs(60), true);
     assert_eq!(store.figures().memory.entries, 2, "what was purged is gone");
     assert_eq!(store.figures().rules, 2, "rules are kept for a while");
-    sweep(store, Duration::ZERO);
+    sweep(store, Duration::ZERO, true);
     assert_eq!(store.figures().rules, 0);
     assert_eq!(left(store).await, "b c(stale)", "the object itself is stale now");
 }
@@ -143,12 +143,12 @@ async fn a_rule_outlives_a_sweep_as_long_as_an_older_fill_is_under_way() {
     let a = key("a");
     let mut writer = begin(store, &a, &labelled("h/a", &["t"], &[])).await;
     store.purge(hard(Scope::Tag("t".into()))).await.unwrap();
-    sweep(store, Duration::ZERO);
+    sweep(store, Duration::ZERO, true);
     assert_eq!(store.figures().rules, 1);
     writer.write_body(Bytes::from_static(b"old"), true).await.unwrap();
     writer.finish().await.unwrap();
     assert!(look(store, &a).await.is_none());
-    sweep(store, Duration::ZERO);
+    sweep(store, Duration::ZERO, true);
     assert_eq!(store.figures().rules, 0);
     assert!(look(store, &a).await.is_none());
 }
@@ -159,7 +159,7 @@ async fn what_was_asked_for_before_a_forgotten_rule_is_not_stored() {
     let mut asked = key("a");
     store.stamp(&mut asked);
     store.purge(hard(Scope::Tag("t".into()))).await.unwrap();
-    sweep(store, Duration::ZERO);
+    sweep(store, Duration::ZERO, true);
     assert_eq!(store.figures().rules, 0);
     let mut writer = begin(store, &asked, &labelled("h/a", &["t"], &[])).await;
     let mut own = own_reader(store, &asked, &writer).await;
