@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, ParseErrorType, Position,
+    Scope, Stmt,
 };
-use rhai::{ParseErrorType, packages::Package, packages::StandardPackage};
 
 use super::api::{self, Facts};
 use super::caches::Pool;
@@ -219,12 +219,16 @@ impl Load {
             let message = error.0.to_string();
             let hint = match error.0.as_ref() {
                 ParseErrorType::VariableUndefined(name) => {
-                    let names = scope.iter().map(|(name, ..)| name).collect::<Vec<_>>();
-                    let near = nearest(name, names.into_iter());
-                    near.map(|near| format!("did you mean {near}?"))
+                    let constants = scope.iter().map(|(name, ..)| name).collect::<Vec<_>>();
+                    nearest(name, constants.into_iter().chain(["req", "res", "err"]))
+                        .map(str::to_owned)
+                }
+                ParseErrorType::ModuleUndefined(name) => {
+                    nearest(name, api::modules()).map(str::to_owned)
                 }
                 _ => None,
             };
+            let hint = hint.map(|near| format!("did you mean {near}?"));
             vec![self.problem(error.1, message).with_hint(hint)]
         })?;
         ast.set_source(self.file.display().to_string());
@@ -311,7 +315,6 @@ pub(super) fn freeze(engine: &mut Engine, constants: &Scope) {
 
 fn new_engine(facts: &Arc<Facts>) -> Engine {
     let mut engine = Engine::new_raw();
-    engine.register_global_module(StandardPackage::new().as_shared_module());
     api::register(&mut engine);
     engine.set_default_tag(api::tag_for_load(facts));
     engine

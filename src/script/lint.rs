@@ -4,6 +4,7 @@ mod calls;
 mod closures;
 mod constants;
 mod grants;
+mod in_place;
 mod members;
 mod results;
 
@@ -32,6 +33,7 @@ impl Lint<'_> {
         self.grants(ast, &mut found);
         self.members(ast, &mut found);
         self.results(ast, &mut found);
+        self.in_place(ast, &mut found);
         self.catches(ast, &mut found);
         found
     }
@@ -50,6 +52,7 @@ impl Lint<'_> {
         self.closures(ast, &mut found);
         self.constants(ast, &mut found);
         self.grants(ast, &mut found);
+        self.in_place(ast, &mut found);
         self.catches(ast, &mut found);
         found
     }

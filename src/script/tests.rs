@@ -419,12 +419,23 @@ async fn imports_stay_in_the_folder_and_their_functions_are_called() {
 async fn a_panic_is_a_value_and_busy_is_refused() {
     let fiber = fiber::Fiber::new(limits(), || -> i32 { panic!("boom") }).ok().unwrap();
     assert_eq!(fiber.await.result.unwrap_err(), "boom");
+    let waits = || fiber::wait(async { panic!("in a future") }).unwrap_or(0);
+    let fiber = fiber::Fiber::new(limits(), waits).ok().unwrap();
+    assert_eq!(fiber.await.result.unwrap_err(), "in a future");
     let mut bounds = limits();
     bounds.fibers = 0;
     let script = script("fn on_request(req) { }");
     let host = Arc::new(FakeHost::default());
     let run = run(&script, Hook::Request, Exchange::for_test(), host, bounds).await;
     assert_eq!(fault(&run).cause, Cause::Busy);
+}
+
+#[test]
+fn nothing_waits_while_a_script_is_loaded() {
+    for call in ["sleep(1)", "fetch(\"http://api/\")", "fetch_start(\"http://api/\")"] {
+        let refused = problem(&format!("{call};\nfn on_request(req) {{ }}"));
+        assert!(refused.message.contains("not possible while the script is loaded"), "{refused}");
+    }
 }
 
 #[test]

@@ -45,6 +45,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use once_cell::sync::Lazy;
+use rhai::packages::{Package, StandardPackage};
 use rhai::{Engine, EvalAltResult, Map, Module, Position};
 
 type SharedModule = Arc<Module>;
@@ -112,6 +113,8 @@ fn table() -> table::Table {
 }
 
 struct Modules {
+    /// Rhai's own functions.
+    standard: SharedModule,
     global: SharedModule,
     named: Vec<(&'static str, SharedModule)>,
     docs: Vec<table::Doc>,
@@ -128,15 +131,22 @@ static MODULES: Lazy<Modules> = Lazy::new(|| {
         module.into()
     };
     let named = named.into_iter().map(|(name, module)| (name, indexed(module))).collect();
-    Modules { global: global.into(), named, docs, settable, kinds }
+    let standard = StandardPackage::new().as_shared_module();
+    Modules { standard, global: global.into(), named, docs, settable, kinds }
 });
 
-/// Gives an engine the whole API.
+/// Gives an engine what the language has by itself, and the whole API.
 pub fn register(engine: &mut Engine) {
+    engine.register_global_module(MODULES.standard.clone());
     engine.register_global_module(MODULES.global.clone());
     for (name, module) in &MODULES.named {
         engine.register_static_module(*name, module.clone());
     }
+}
+
+/// Names before `::`.
+pub fn modules() -> impl Iterator<Item = &'static str> {
+    MODULES.named.iter().map(|(name, _)| *name)
 }
 
 /// Everything documented, for the reference and the test of examples.

@@ -19,7 +19,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rhai::packages::{Package, StandardPackage};
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, Position, Scope};
 
 pub use self::failure::Failure;
@@ -166,7 +165,6 @@ fn compile(source: &Source, bench: &Arc<Bench>) -> Result<(Engine, AST), Failure
 /// What tests can call: all that filters can but for the network, and what the bench adds.
 fn engine(source: &Source, bench: &Arc<Bench>) -> Engine {
     let mut engine = Engine::new_raw();
-    engine.register_global_module(StandardPackage::new().as_shared_module());
     api::register(&mut engine);
     asserts::register(&mut engine);
     bench::register(&mut engine, bench);

@@ -225,3 +225,36 @@ async fn try_has_the_value_that_is_written() {
     let run = run_with(source, Exchange::for_test(), Arc::new(FakeHost::default())).await;
     assert_eq!(body(answer(&run)), "true");
 }
+
+#[test]
+fn what_works_in_place_has_no_value_and_a_copy_must_be_kept() {
+    let no_value = "in place and has no value";
+    refused("fn on_request(req) {\n  let p = req.path.trim();\n}", no_value, (2, 20));
+    refused("fn on_request(req) {\n  let p = \"a\"; let q = p.trim();\n}", no_value, (2, 26));
+    refused(
+        "fn on_request(req) {\n  req.path = req.path.replace(\"a\", \"b\");\n}",
+        no_value,
+        (2, 23),
+    );
+    refused(
+        "fn f(p) {\n  if p.trim() == \"\" { }\n}\nfn on_request(req) { f(\"\"); }",
+        no_value,
+        (2, 8),
+    );
+    let lost = "a copy, which is lost";
+    refused("fn on_request(req) {\n  req.path.trimmed();\n  ()\n}", lost, (2, 12));
+    refused(
+        "fn on_request(req) {\n  for p in [\"a\"] { p.replaced(\"a\", \"\"); }\n}",
+        lost,
+        (2, 22),
+    );
+    for fine in [
+        "const R = regex(\"a\"); fn on_request(req) { req.path = R.replace(req.path, \"\"); }",
+        "fn on_request(req) { let p = req.path; p.trim(); req.path.replace(\"a\", \"b\"); }",
+        "fn clean(p) { p.trimmed() } fn on_request(req) { req.path = clean(req.path); }",
+        "fn clean(p) { if p == \"\" { p.trimmed() } else { p } } fn on_request(req) { clean(\"\"); }",
+        "fn on_request(req) { let p = req.path.trimmed().replaced(\"a\", \"b\"); }",
+    ] {
+        script(fine);
+    }
+}
