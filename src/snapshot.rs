@@ -320,6 +320,9 @@ impl Shared {
         if let Some(counters) = self.connections.get() {
             self.metrics.connections(&figures(counters));
         }
+        if let Some(cache) = self.cache() {
+            self.metrics.cache(&cache.figures());
+        }
         self.metrics.render().map_err(|error| error.to_string())
     }
 

@@ -1,5 +1,7 @@
 //! For operators: health, readiness, reload and state on one address, metrics on another.
 
+mod cache;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -48,7 +50,10 @@ impl ServeHttp for Operators {
         let head = session.req_header();
         let local = conn.as_ref().is_some_and(|conn| conn.peer.ip().is_loopback());
         let mut response = match self.face {
-            Face::Admin => refused(head, local).unwrap_or_else(|| self.admin(head)),
+            Face::Admin => match refused(head, local) {
+                Some(refused) => refused,
+                None => self.admin(head).await,
+            },
             Face::Metrics => self.metrics(head),
         };
         if head.method == Method::HEAD {
@@ -62,7 +67,7 @@ impl ServeHttp for Operators {
 }
 
 impl Operators {
-    fn admin(&self, head: &RequestHeader) -> Response<Vec<u8>> {
+    async fn admin(&self, head: &RequestHeader) -> Response<Vec<u8>> {
         match (head.uri.path(), reads(head)) {
             ("/healthz", true) => text(StatusCode::OK, "ok\n"),
             ("/readyz", true) if self.shared.is_ready() => text(StatusCode::OK, "ready\n"),
@@ -70,19 +75,21 @@ impl Operators {
             ("/config", true) => self.config(),
             ("/routes", true) => answer(StatusCode::OK, &self.routes()),
             ("/upstreams", true) => answer(StatusCode::OK, &self.upstreams()),
+            ("/cache", true) => cache::explain(head, &self.shared).await,
+            ("/purge", _) if head.method == Method::POST => cache::purge(head, &self.shared).await,
             ("/reload", _) if head.method == Method::POST => match self.reload.reload() {
                 Ok(changes) => answer(StatusCode::OK, &changes),
                 Err(problems) => {
                     answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
                 }
             },
-            ("/healthz" | "/readyz" | "/config" | "/routes" | "/upstreams", _) => {
+            ("/healthz" | "/readyz" | "/config" | "/routes" | "/upstreams" | "/cache", _) => {
                 not_allowed("GET, HEAD")
             }
-            ("/reload", _) => not_allowed("POST"),
+            ("/reload" | "/purge", _) => not_allowed("POST"),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /healthz /readyz /config /routes /upstreams, POST /reload\n",
+                "GET /healthz /readyz /config /routes /upstreams /cache, POST /reload /purge\n",
             ),
         }
     }

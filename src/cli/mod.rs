@@ -1,6 +1,7 @@
 //! Arguments to commands; one file per command.
 
 mod api;
+mod cache;
 pub mod check;
 mod config;
 mod demo;
@@ -10,7 +11,9 @@ pub mod docs;
 mod grants;
 mod junit;
 mod new;
+mod operator;
 mod print;
+mod purge;
 mod reload;
 mod routes;
 mod run;
@@ -54,6 +57,10 @@ enum Command {
     Routes(routes::Routes),
     /// Have the running server reload its configuration
     Reload(reload::Reload),
+    /// Have the running server forget stored responses
+    Purge(purge::Purge),
+    /// Tell what the running server has stored
+    Cache(cache::Cache),
     /// Run the tests beside filters
     Test(test::Test),
     /// Write a new filter and its test
@@ -77,6 +84,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Config(config) => config.run(),
         Command::Routes(routes) => routes.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Purge(purge) => purge.run(),
+        Command::Cache(cache) => cache.run(),
         Command::Test(test) => test.run(),
         Command::New(new) => new.run(),
         Command::Api(api) => api.run(),

@@ -1,5 +1,6 @@
 //! `cache`: how large the store is, and what of a route's responses is kept in it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ section! {
         /// The largest response that is stored. One whose length is not known goes to its client in
         /// any case.
         max_object: At<Bytes> = "16MiB",
+        /// A folder for more than fits into memory, and for restarts; left out, there is none.
+        disk: Option<Disk>,
     }
 }
 
@@ -137,6 +140,30 @@ section! {
     }
 }
 
+section! {
+    /// A folder of its own, which one process uses at a time.
+    pub struct Disk as "cache disk" {
+        /// The folder, made if it is not there.
+        path: At<PathBuf>,
+        /// Bytes of all files.
+        size: At<Bytes>,
+        /// The largest response that is stored there.
+        max_object: At<Bytes> = "1GiB",
+        /// What may wait in memory to be written; what is above is not written.
+        queue: Bytes = "64MiB",
+        /// `always` writes everything, `second_hit` only what is asked for again.
+        admission: Admission = "always",
+    }
+}
+
+/// What of the responses in memory goes to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    Always,
+    SecondHit,
+}
+
+choice!(Admission { "always" => Admission::Always, "second_hit" => Admission::SecondHit });
 choice!(ClientDirectives { "obey" => ClientDirectives::Obey, "ignore" => ClientDirectives::Ignore });
 choice!(SetCookie { "refuse" => SetCookie::Refuse, "store" => SetCookie::Store });
 
@@ -151,9 +178,19 @@ impl Cache {
         if self.max_object.value.0 == 0 {
             self.max_object.problem(problems, "0 would store nothing", None);
         }
-        if self.max_object.value.0 > self.memory.value.0 {
-            self.max_object.problem(problems, "an object larger than the whole cache", None);
+        let disk = self.disk.as_ref();
+        let sizes = disk.map(|disk| (&disk.max_object, disk.size.value.0));
+        for (object, size) in sizes.into_iter().chain([(&self.max_object, self.memory.value.0)]) {
+            if object.value.0 > size {
+                object.problem(problems, "larger than all that is stored", None);
+            }
         }
+    }
+
+    /// Bytes of the largest response that is stored somewhere.
+    pub fn largest(&self) -> u64 {
+        let disk = self.disk.as_ref().map_or(0, |disk| disk.max_object.value.0);
+        self.max_object.value.0.max(disk)
     }
 }
 

@@ -161,6 +161,7 @@ pub fn of_response(head: &ResponseHeader, from: From) -> ResponseDraft {
         headers: head.headers.clone(),
         body: ResponseBody::Untouched,
         from,
+        cache: None,
     }
 }
 

@@ -145,7 +145,7 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        response::from_upstream(session, head, ctx).await
+        response::from_upstream(session, head, ctx, &self.shared).await
     }
 
     /// Whether the response is stored, before anything is changed for this client.

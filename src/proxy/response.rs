@@ -16,6 +16,7 @@ use super::fail::{self, Failure, Page};
 use super::filters::{Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
+use crate::cache::policy::Wishes;
 use crate::script::{From, Hook, ResponseBody, ResponseDraft};
 use crate::snapshot::Shared;
 
@@ -24,6 +25,7 @@ pub async fn from_upstream(
     session: &mut Session,
     head: &mut ResponseHeader,
     ctx: &mut Ctx,
+    shared: &Shared,
 ) -> Result<()> {
     let upgrade = ctx.facts()?.upgrade;
     conform::response(head, upgrade)
@@ -37,8 +39,50 @@ pub async fn from_upstream(
         return cache::pass_informational(session, head).await;
     }
     peer::end_attempt(ctx, false);
+    if has_hook(ctx, Hook::UpstreamResponse) {
+        Box::pin(run_upstream_filters(session, head, ctx, shared)).await?;
+    }
     cache::origin_answered(session, head, ctx);
     Ok(())
+}
+
+/// Runs `on_upstream_response` from the innermost filter outwards; what it edits is stored.
+async fn run_upstream_filters(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+    shared: &Shared,
+) -> Result<()> {
+    let route = ctx.routed()?.route.clone();
+    let mut exchange = exchange::of_client(session, ctx)?;
+    let mut draft = exchange::of_response(head, From::Origin);
+    draft.cache = Some(Wishes::default());
+    let draft = Arc::new(draft);
+    exchange.response = Some(draft.clone());
+    let entered = route.filters.iter().take(ctx.scripts.entered);
+    for filter in entered.rev().filter(|filter| filter.script.has(Hook::UpstreamResponse)) {
+        let hook = Hook::UpstreamResponse;
+        exchange = match run_watched(session, shared, ctx, filter, hook, exchange).await {
+            Next::Continue(exchange) => exchange,
+            Next::Fail(failure) => return Err(ctx.refuse(failure)),
+            Next::Answer(..) => return Err(ctx.refuse(other_body())),
+        };
+    }
+    let Some(edited) = exchange.response.filter(|edited| !Arc::ptr_eq(&draft, edited)) else {
+        return Ok(());
+    };
+    let edited = Arc::unwrap_or_clone(edited);
+    if edited.body != ResponseBody::Untouched {
+        return Err(ctx.refuse(other_body()));
+    }
+    ctx.cache.wishes = edited.cache.unwrap_or_default();
+    exchange::edit_response(head, edited.status, edited.headers);
+    Ok(())
+}
+
+/// The origin's body is on its way, and is stored as it comes.
+fn other_body() -> Failure {
+    Failure::FilterMessage("another body in on_upstream_response; use on_response".into())
 }
 
 /// Headers about the origin's connection end here; the framing stays for Pingora.
@@ -71,6 +115,9 @@ pub async fn to_client(
     ctx: &mut Ctx,
     shared: &Shared,
 ) -> Result<()> {
+    if ctx.cache.is_refresh() {
+        return Ok(()); // Nobody sees it.
+    }
     let shown = show(session, head, ctx, shared).await;
     if let Err(error) = &shown
         && cache::is_out_of_store(session)

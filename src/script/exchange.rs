@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::cache::policy::Wishes;
+
 /// One request and what became of it. Copies share the drafts; an edit makes one of its own.
 #[derive(Debug, Clone)]
 pub struct Exchange {
@@ -67,13 +69,15 @@ pub struct ResponseDraft {
     pub headers: HeaderMap,
     pub body: ResponseBody,
     pub from: From,
+    /// How it is to be stored; there in `on_upstream_response` only.
+    pub cache: Option<Wishes>,
 }
 
 impl ResponseDraft {
     /// A filter's own response.
     pub fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let body = ResponseBody::Replaced(body.into());
-        Self { status, headers: HeaderMap::new(), body, from: From::Filter }
+        Self { status, headers: HeaderMap::new(), body, from: From::Filter, cache: None }
     }
 }
 

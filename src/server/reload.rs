@@ -19,6 +19,8 @@ use crate::snapshot::Snapshot;
 pub struct Fixed {
     admin: Option<std::net::SocketAddr>,
     metrics: Option<std::net::SocketAddr>,
+    /// The cache's directory.
+    cache: Option<std::path::PathBuf>,
 }
 
 impl Fixed {
@@ -26,6 +28,7 @@ impl Fixed {
         Self {
             admin: config.admin.as_ref().map(|service| service.address.value.0),
             metrics: config.metrics.as_ref().map(|service| service.address.value.0),
+            cache: config.cache.disk.as_ref().map(|disk| disk.path.value.clone()),
         }
     }
 }
@@ -51,7 +54,7 @@ impl Listeners {
     fn swap(&self, files: &mut Files) -> Reloaded {
         let config = self.input.load()?;
         if Fixed::of(&config) != self.fixed {
-            return Err(self.problem("the admin and metrics addresses change at a restart only"));
+            return Err(self.problem("the admin and metrics addresses and the cache's directory change at a restart only"));
         }
         let listeners = config.listeners.clone();
         let access_log = config.access_log.clone();

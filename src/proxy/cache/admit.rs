@@ -66,7 +66,7 @@ fn verdict(
         return Err(crate::proxy::ctx::out_of_order("cache"));
     };
     let request = session.req_header();
-    let largest = ctx.facts()?.snapshot.cache.max_object.value.0;
+    let largest = ctx.facts()?.snapshot.cache.largest();
     if length(&head.headers).is_some_and(|length| length > largest) {
         return Ok(Verdict::Refuse(Refusal::TooLarge));
     }

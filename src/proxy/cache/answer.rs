@@ -161,3 +161,24 @@ pub fn outcome(session: &Session, ctx: &Ctx) -> Option<&'static str> {
         _ => "bypass",
     })
 }
+
+/// Counts what the cache did.
+pub fn record(session: &Session, ctx: &Ctx) {
+    let Some(routed) = &ctx.routed else { return };
+    let (Some(result), metrics) = (outcome(session, ctx), &routed.route.metrics) else { return };
+    let phase = session.cache.phase();
+    if matches!(phase, CachePhase::Miss | CachePhase::Expired)
+        && let Some(facts) = &ctx.facts
+    {
+        metrics.filled(facts.started.elapsed());
+    }
+    if ctx.cache.is_refresh() {
+        let failed = ctx.outcome.failure.is_some() || result == "stale";
+        metrics.refreshed(if failed { "failure" } else { "success" });
+        return;
+    }
+    metrics.cached(result);
+    if let Some(time) = session.cache.lock_duration() {
+        metrics.waited_for_fill(time);
+    }
+}

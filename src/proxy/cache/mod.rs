@@ -15,7 +15,8 @@ mod refresh;
 
 pub use admit::{admit, origin_answered};
 pub use answer::{
-    before_client, finish_head, from, is_out_of_store, outcome, pass_informational, refuse_unstored,
+    before_client, finish_head, from, is_out_of_store, outcome, pass_informational, record,
+    refuse_unstored,
 };
 pub use hit::{judge, serve_stale};
 pub use refresh::{adopt, may_begin};
@@ -31,7 +32,7 @@ use super::ctx::Ctx;
 use crate::cache::Claim;
 use crate::cache::key::{Asked, Location, key};
 use crate::cache::policy::{self, Forwarded, Refusal, RequestDirectives, Wishes};
-use crate::config::cache::ClientDirectives;
+use crate::config::cache::{ClientDirectives, QueryRule};
 use crate::snapshot::Shared;
 
 /// What a request knows of the cache.
@@ -144,6 +145,16 @@ pub fn key_of(session: &Session, ctx: &mut Ctx, shared: &Shared) -> Result<Cache
         cache.store.stamp(&mut key);
     }
     Ok(key)
+}
+
+/// The query that the origin is to see, where the key counts only a part: what is in no key could
+/// else put into the store what one client made up for all.
+pub fn counted_query<'a>(session: &Session, ctx: &'a Ctx) -> Option<Option<&'a str>> {
+    let rules = ctx.routed.as_ref()?.route.config.cache.as_ref()?;
+    let location = ctx.cache.location.as_ref()?;
+    let whole = rules.key.query == QueryRule::All && !rules.key.sort_query;
+    let query = location.query.as_deref();
+    (!whole && session.req_header().uri.query() != query).then_some(query)
 }
 
 /// As the origin would see it: filters may have changed it.

@@ -63,6 +63,7 @@ pub fn response(fetched: FetchResponse) -> Response {
         headers: fetched.headers,
         body: ResponseBody::Replaced(fetched.body),
         from: Made::Origin,
+        cache: None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What scripts can call: one table, from which engine, reference and example tests are made.
 
 mod body;
+mod cache;
 mod client;
 pub(super) mod convert;
 mod cookies;
@@ -74,6 +75,7 @@ fn table() -> table::Table {
         .kind::<body::Body>("Body")
         .kind::<query::Query>("Query")
         .kind::<cookies::Cookies>("Cookies")
+        .kind::<cache::CacheHandle>("Cache")
         .kind::<client::ClientHandle>("Client")
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
@@ -86,6 +88,7 @@ fn table() -> table::Table {
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
+    cache::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
     query::area(&mut table);

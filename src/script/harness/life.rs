@@ -7,12 +7,14 @@ use http::StatusCode;
 
 use super::answers::Answer;
 use super::stage::Stage;
+use crate::cache::policy::Wishes;
 use crate::config::filters::{Filter, OnFault};
 use crate::script::compile::Script;
 use crate::script::exchange::{
     ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
 };
 use crate::script::fault::Fault;
+use crate::script::host::FetchResponse;
 use crate::script::hooks::Hook;
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
@@ -101,18 +103,39 @@ impl Life {
             tokio::time::sleep(answer.delay).await;
             match answer.result {
                 Ok(response) => {
-                    let draft = ResponseDraft {
-                        status: response.status,
-                        headers: response.headers,
-                        body: ResponseBody::Untouched,
-                        from: From::Origin,
-                    };
-                    return self.respond(exchange, draft, response.body).await;
+                    return self.answered(exchange, response).await;
                 }
                 Err(info) => failure = info,
             }
         }
         self.failed(exchange, failure).await
+    }
+
+    /// Shows the origin's response to `on_upstream_response`, then to `on_response`.
+    async fn answered(&mut self, mut exchange: Exchange, response: FetchResponse) -> Answered {
+        let draft = ResponseDraft {
+            status: response.status,
+            headers: response.headers,
+            body: ResponseBody::Untouched,
+            from: From::Origin,
+            cache: Some(Wishes::default()),
+        };
+        exchange.response = Some(Arc::new(draft.clone()));
+        let (mut exchange, mut draft) = match self.hook(Hook::UpstreamResponse, exchange).await {
+            Next::Continue(mut exchange) => {
+                let edited = exchange.response.take().map_or(draft, Arc::unwrap_or_clone);
+                (exchange, edited)
+            }
+            // The origin's body is on its way and cannot be another one.
+            Next::Answer(exchange, _) | Next::Broken(exchange) => {
+                return self.failed(exchange, filter_failed()).await;
+            }
+        };
+        exchange.response = None;
+        let wishes = draft.cache.take();
+        let (exchange, mut shown, streamed) = self.respond(exchange, draft, response.body).await;
+        shown.cache = wishes;
+        (exchange, shown, streamed)
     }
 
     /// Shows a response to `on_response`.

@@ -13,11 +13,12 @@ use crate::script::hooks::Hook;
 const OF_ALL: &str = "tag";
 /// What properties lead to, by the names of the reference. What can be indexed by a string
 /// (headers, query, cookies, ctx, params) takes any name as a property.
-const LEADS_TO: [(&str, &str, &str); 4] = [
+const LEADS_TO: [(&str, &str, &str); 5] = [
     ("req", "client", "client"),
     ("client", "tls", "tls"),
     ("tls", "cert", "cert"),
     ("res", "body", "body"),
+    ("res", "cache", "cache"),
 ];
 
 impl Lint<'_> {

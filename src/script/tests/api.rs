@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderValue};
 
 use super::*;
+use crate::cache::policy::Wishes;
 use crate::script::api::docs;
 
 fn exchange() -> Exchange {
@@ -38,6 +39,7 @@ fn exchange() -> Exchange {
         headers,
         body: ResponseBody::Untouched,
         from: From::Origin,
+        cache: Some(Wishes::default()),
     };
     exchange.response = Some(Arc::new(response));
     let (kind, message) = ("connect".into(), "no endpoint".into());
@@ -55,6 +57,7 @@ async fn every_entry_of_the_reference_has_an_example_that_is_true() {
         };
         let (hook, signature) = match doc.area {
             "Error" => (Hook::Error, "on_error(err, req)"),
+            "Cache" => (Hook::UpstreamResponse, "on_upstream_response(res, req)"),
             _ => (Hook::Response, "on_response(res, req)"),
         };
         let source = format!(
