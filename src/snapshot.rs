@@ -13,8 +13,8 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
 use crate::cache::Cache;
-use crate::cache::store::OpenError;
 use crate::cache::key::Location;
+use crate::cache::store::OpenError;
 use crate::config::cache::KeyRules;
 use crate::config::filters::Tests;
 use crate::config::problem::{Pos, Problem, Problems};

@@ -130,16 +130,12 @@ async fn about(url: &Url<'_>, shared: &Shared) -> Value {
     let location = snapshot.location(url.scheme, url.host, &url.target);
     let mut told = json!({ "url": location.url() });
     let headers = http::HeaderMap::new();
-    let (path, query) = url.target.split_once('?').map_or((&*url.target, None), |(path, query)| {
-        (path, Some(query))
-    });
-    let view = RequestView {
-        host: url.host,
-        path,
-        method: &http::Method::GET,
-        headers: &headers,
-        query,
-    };
+    let (path, query) = url
+        .target
+        .split_once('?')
+        .map_or((&*url.target, None), |(path, query)| (path, Some(query)));
+    let view =
+        RequestView { host: url.host, path, method: &http::Method::GET, headers: &headers, query };
     let route = match snapshot.router.find(&view) {
         Found::Route { index, .. } => snapshot.routes.get(index),
         Found::NotFound | Found::MethodNotAllowed { .. } => None,

@@ -23,8 +23,15 @@ pub struct Location {
 }
 
 impl Location {
-    pub fn new(host: &str, scheme: &str, path: &str, query: Option<&str>, rules: &KeyRules) -> Self {
-        let query = query.map(|query| counted_query(query, rules)).filter(|query| !query.is_empty());
+    pub fn new(
+        host: &str,
+        scheme: &str,
+        path: &str,
+        query: Option<&str>,
+        rules: &KeyRules,
+    ) -> Self {
+        let query =
+            query.map(|query| counted_query(query, rules)).filter(|query| !query.is_empty());
         Self { host: host_without_default_port(host, scheme), path: path.to_owned(), query }
     }
 
@@ -60,7 +67,10 @@ pub fn key(asked: Asked<'_>, location: &Location, cache: &RouteCache) -> Vec<u8>
     }
     for name in &cache.key.cookies {
         // An absent cookie is not an empty one.
-        add(cookie(asked.headers, name).map(|value| format!("={value}")).unwrap_or_default().as_bytes());
+        add(cookie(asked.headers, name)
+            .map(|value| format!("={value}"))
+            .unwrap_or_default()
+            .as_bytes());
     }
     if cache.key.device {
         add(device(asked.headers).as_bytes());

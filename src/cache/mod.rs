@@ -42,7 +42,9 @@ impl Cache {
         let store = match Store::open(&settings(config)) {
             // A disk that fails must not take the service with it.
             Err(OpenError::Disk(error)) => {
-                log::error!("the cache's directory cannot be used, so it is in memory alone: {error}");
+                log::error!(
+                    "the cache's directory cannot be used, so it is in memory alone: {error}"
+                );
                 Store::open(&Settings { disk: None, ..settings(config) })?
             }
             opened => opened?,
@@ -63,7 +65,8 @@ impl Cache {
     /// What the store holds and has counted, for the metrics.
     pub fn figures(&self) -> CacheFigures {
         let read = self.store.figures();
-        let tier = |entries, bytes, limit, evictions| TierFigures { entries, bytes, limit, evictions };
+        let tier =
+            |entries, bytes, limit, evictions| TierFigures { entries, bytes, limit, evictions };
         let memory = read.memory;
         let memory = tier(memory.entries, memory.bytes, memory.limit, memory.evictions);
         let disk = read.disk.unwrap_or_default();
@@ -118,11 +121,7 @@ fn settings(config: &Config) -> Settings {
             Admission::SecondHit => store::Admission::SecondHit,
         },
     });
-    Settings {
-        memory: config.memory.value.0,
-        memory_object: config.max_object.value.0,
-        disk,
-    }
+    Settings { memory: config.memory.value.0, memory_object: config.max_object.value.0, disk }
 }
 
 /// The right to refresh an entry, until it is dropped.

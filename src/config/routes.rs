@@ -206,7 +206,8 @@ fn resolve_one(
 ) -> Option<Route> {
     refuse_without_upstream(&raw, problems);
     let rewrite = resolve_rewrite(&raw, problems);
-    let cache = raw.cache.map(|raw_cache| cache::resolve(raw_cache.value, &raw.name.value, problems));
+    let cache =
+        raw.cache.map(|raw_cache| cache::resolve(raw_cache.value, &raw.name.value, problems));
     let filters = raw.filters.iter().filter_map(|name| {
         let names = filters.iter().map(|f| &*f.name);
         find(name, "filter", names, problems)

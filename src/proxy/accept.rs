@@ -10,10 +10,10 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::{cache, conform};
 use super::ctx::{Ctx, Facts, Live};
 use super::fail::Failure;
 use super::head::{FORWARDED_FOR, REQUEST_ID, TRACEPARENT};
+use super::{cache, conform};
 use crate::listen::{ConnState, conn_state};
 use crate::snapshot::Shared;
 use crate::telemetry::trace::{TraceContext, request_id, valid_request_id};

@@ -258,7 +258,8 @@ pub async fn answer(
     let row = failure.row();
     tell_log(&failure, &row, ctx);
     ctx.outcome.failure = Some(failure.clone());
-    let reusable = matches!(failure, Failure::NoRoute | Failure::MethodNotAllowed(_) | Failure::NotStored);
+    let reusable =
+        matches!(failure, Failure::NoRoute | Failure::MethodNotAllowed(_) | Failure::NotStored);
     if !reusable {
         session.set_keepalive(None);
     }

@@ -41,7 +41,8 @@ impl Directives {
         if text.trim().is_empty() {
             return None;
         }
-        let found: Option<Vec<_>> = text.split(',').map(|member| dictionary(member.trim())).collect();
+        let found: Option<Vec<_>> =
+            text.split(',').map(|member| dictionary(member.trim())).collect();
         Some(Self(found?))
     }
 
@@ -203,7 +204,8 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_invalid_and_what_is_too_large_is_large_9111_1_2_2() {
-        for bad in ["max-age", "max-age=", "max-age=-1", "max-age=1.5", "max-age=a", "max-age='1'"] {
+        for bad in ["max-age", "max-age=", "max-age=-1", "max-age=1.5", "max-age=a", "max-age='1'"]
+        {
             assert_eq!(of(&[bad]).seconds("max-age"), Seconds::Invalid, "{bad}");
         }
         for large in ["max-age=2147483649", "max-age=99999999999999999999999"] {
@@ -225,7 +227,8 @@ mod tests {
         let seconds = |lines: &[&str]| of(lines).map(|found| found.seconds("max-age"));
         assert_eq!(seconds(&["max-age=5"]), Some(Seconds::Given(5)));
         assert_eq!(seconds(&["no-store;a=b, max-age=5;x"]), Some(Seconds::Given(5)));
-        for bad in ["", "max-age", "max-age=\"5\"", "MAX-AGE=5", "max-age =5", "max-age=5,", "&&&"] {
+        for bad in ["", "max-age", "max-age=\"5\"", "MAX-AGE=5", "max-age =5", "max-age=5,", "&&&"]
+        {
             assert_eq!(of(&[bad]), None, "{bad}");
         }
     }

@@ -361,8 +361,11 @@ mod tests {
     fn s_maxage_before_max_age_before_expires_9111_4_2_1() {
         let date = ago(0);
         let expires = httpdate::fmt_http_date(now() + Duration::from_secs(30));
-        let lines =
-            [("cache-control", "max-age=20, s-maxage=10"), ("expires", &*expires), ("date", &*date)];
+        let lines = [
+            ("cache-control", "max-age=20, s-maxage=10"),
+            ("expires", &*expires),
+            ("date", &*date),
+        ];
         assert_eq!(fresh(&lines), Ok(10));
         assert_eq!(fresh(&[("cache-control", "max-age=20"), lines[1], lines[2]]), Ok(20));
         assert_eq!(fresh(&lines[1..]), Ok(30));
@@ -452,9 +455,8 @@ mod tests {
 
     #[test]
     fn statuses_9111_3_and_5_2_2_3() {
-        let of = |status, cc: &str| {
-            Given { status, ..Given::default() }.fresh(&[("cache-control", cc)])
-        };
+        let of =
+            |status, cc: &str| Given { status, ..Given::default() }.fresh(&[("cache-control", cc)]);
         assert_eq!(of(206, "max-age=5"), Err(Refusal::Status));
         assert_eq!(of(304, "max-age=5"), Err(Refusal::Status));
         assert_eq!(of(599, "max-age=5"), Ok(5), "explicit is enough");
@@ -509,8 +511,7 @@ mod tests {
         };
         assert_eq!(on_error("max-age=5", &Wishes::default()), 0);
         assert_eq!(on_error("max-age=5, stale-if-error=7", &Wishes::default()), 7);
-        let wishes =
-            Wishes { stale_if_error: Some(Duration::from_secs(10)), ..Wishes::default() };
+        let wishes = Wishes { stale_if_error: Some(Duration::from_secs(10)), ..Wishes::default() };
         assert_eq!(on_error("max-age=5", &wishes), 10);
     }
 

@@ -64,13 +64,20 @@ mod tests {
             ("age", "7"),
         ]);
         update(&mut stored, &headers(&[("a", "new"), ("b", "2"), ("content-length", "0")]));
-        assert_eq!(stored, headers(&[("a", "new"), ("kept", "1"), ("content-length", "9"), ("b", "2")]));
+        assert_eq!(
+            stored,
+            headers(&[("a", "new"), ("kept", "1"), ("content-length", "9"), ("b", "2")])
+        );
     }
 
     #[test]
     fn fields_that_are_named_are_taken_9111_5_2_2_7() {
-        let mut stored =
-            headers(&[("cache-control", r#"private="a", no-cache="b""#), ("a", "1"), ("b", "2"), ("c", "3")]);
+        let mut stored = headers(&[
+            ("cache-control", r#"private="a", no-cache="b""#),
+            ("a", "1"),
+            ("b", "2"),
+            ("c", "3"),
+        ]);
         let taken = take_private_fields(&mut stored);
         assert_eq!(taken, headers(&[("a", "1"), ("b", "2")]));
         assert!(!stored.contains_key("a") && !stored.contains_key("b") && stored.contains_key("c"));

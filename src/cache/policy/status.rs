@@ -7,8 +7,15 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handled {
     /// Out of the store, fresh until then.
-    Hit { fresh_until: SystemTime },
-    Forwarded { why: Forwarded, status: Option<u16>, stored: bool, collapsed: bool },
+    Hit {
+        fresh_until: SystemTime,
+    },
+    Forwarded {
+        why: Forwarded,
+        status: Option<u16>,
+        stored: bool,
+        collapsed: bool,
+    },
 }
 
 /// Why a request went to the origin (RFC 9211, 2.2).

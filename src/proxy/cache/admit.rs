@@ -43,8 +43,9 @@ pub fn admit(session: &Session, head: &ResponseHeader, ctx: &mut Ctx) -> Result<
             Ok(RespCacheable::Uncacheable(NoCacheReason::Custom(refusal.label())))
         }
         Verdict::Store(lifetime) => {
-            let taken =
-                head::edit_response(&mut head, |parts| policy::take_private_fields(&mut parts.headers));
+            let taken = head::edit_response(&mut head, |parts| {
+                policy::take_private_fields(&mut parts.headers)
+            });
             if not_modified.is_none() {
                 ctx.cache.private = taken;
             }

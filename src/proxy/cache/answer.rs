@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use http::{HeaderName, HeaderValue};
 use pingora::Result;
 use pingora::http::ResponseHeader;
-use pingora_cache::CachePhase;
+use pingora_cache::{CachePhase, NoCacheReason};
 use pingora_proxy::Session;
 
 use super::CacheState;
@@ -94,8 +94,7 @@ async fn forget(session: &Session, head: &ResponseHeader, ctx: &Ctx, shared: &Sh
     }
     let host = super::host_of(request, facts.host());
     let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
-    let targets =
-        policy::invalidated(&request.method, host, target, head.status, &head.headers);
+    let targets = policy::invalidated(&request.method, host, target, head.status, &head.headers);
     for target in targets {
         let url = facts.snapshot.location(facts.scheme, host, &target).url();
         let rule = Rule { scope: Scope::Url(url), soft: false };
@@ -111,10 +110,8 @@ pub fn finish_head(session: &Session, head: &mut ResponseHeader, ctx: &Ctx) -> R
     let Some(handled) = handled(session, &ctx.cache).filter(|_| cached) else { return Ok(()) };
     let detail = match session.cache.phase() {
         _ if ctx.cache.refusal.is_some() => ctx.cache.refusal.map(policy::Refusal::label),
-        CachePhase::Bypass => {
-            session.cache.predicted_uncacheable_reason().map(|reason| reason.as_str())
-        }
-        CachePhase::Disabled(reason) => ctx.cache.detail.or(Some(reason.as_str())),
+        CachePhase::Bypass => session.cache.predicted_uncacheable_reason().and_then(in_our_words),
+        CachePhase::Disabled(reason) => ctx.cache.detail.or(in_our_words(reason)),
         _ => ctx.cache.detail,
     };
     let text = policy::cache_status(handled, detail, SystemTime::now());
@@ -122,6 +119,25 @@ pub fn finish_head(session: &Session, head: &mut ResponseHeader, ctx: &Ctx) -> R
         head.append_header(CACHE_STATUS.clone(), value)?;
     }
     Ok(())
+}
+
+/// Why the cache took no part, where that is more than that it was not asked.
+fn in_our_words(reason: NoCacheReason) -> Option<&'static str> {
+    match reason {
+        NoCacheReason::Custom(label) => Some(label),
+        NoCacheReason::CacheLockGiveUp | NoCacheReason::OriginNotCache => Some("not-storable"),
+        NoCacheReason::CacheLockTimeout | NoCacheReason::CacheLockRetryLimit => {
+            Some("waited-too-long")
+        }
+        NoCacheReason::ResponseTooLarge | NoCacheReason::PredictedResponseTooLarge => {
+            Some(policy::Refusal::TooLarge.label())
+        }
+        NoCacheReason::StorageError | NoCacheReason::InternalError => Some("store-failed"),
+        NoCacheReason::NeverEnabled
+        | NoCacheReason::Deferred
+        | NoCacheReason::DeclinedToUpstream
+        | NoCacheReason::UpstreamError => None,
+    }
 }
 
 fn handled(session: &Session, state: &CacheState) -> Option<Handled> {

@@ -74,9 +74,8 @@ pub fn serve_stale(session: &Session, ctx: &mut Ctx, error: Option<&Error>) -> b
         && *error.esource() == ErrorSource::Upstream;
     if answered {
         let rules = ctx.routed.as_ref().and_then(|routed| routed.route.config.cache.as_ref());
-        let longest = rules.map(|cache| {
-            policy::stale_on_error(meta.headers(), &wishes_of(meta), &cache.rules)
-        });
+        let longest = rules
+            .map(|cache| policy::stale_on_error(meta.headers(), &wishes_of(meta), &cache.rules));
         let since = SystemTime::now().duration_since(meta.fresh_until()).unwrap_or_default();
         if longest.is_none_or(|longest| since > longest) {
             return false;

@@ -59,13 +59,10 @@ pub fn area(table: &mut Table) {
             |c: &mut CacheHandle| c.read(|wishes| shown(wishes.stale_while_revalidate)),
         )
         .example("res.cache.stale_while_revalidate = 5; res.cache.stale_while_revalidate == 5")
-        .set(
-            "cache.stale_while_revalidate",
-            |c: &mut CacheHandle, value: Dynamic| -> Outcome<()> {
-                let time = time(&value)?;
-                c.write(|wishes| wishes.stale_while_revalidate = time)
-            },
-        )
+        .set("cache.stale_while_revalidate", |c: &mut CacheHandle, value: Dynamic| -> Outcome<()> {
+            let time = time(&value)?;
+            c.write(|wishes| wishes.stale_while_revalidate = time)
+        })
         .get(
             "cache.stale_if_error",
             "Seconds for which it stands in for an origin that fails, or `()`. Can be set.",

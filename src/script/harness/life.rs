@@ -14,8 +14,8 @@ use crate::script::exchange::{
     ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
 };
 use crate::script::fault::Fault;
-use crate::script::host::FetchResponse;
 use crate::script::hooks::Hook;
+use crate::script::host::FetchResponse;
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
 
