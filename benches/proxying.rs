@@ -11,7 +11,7 @@ mod peers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use peers::{Target, cpu, free_port, median, on_core, requests, start_nginx, up};
 

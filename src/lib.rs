@@ -24,6 +24,8 @@ pub mod script;
 pub mod server;
 /// Everything a request needs, built from one configuration and swapped whole.
 pub mod snapshot;
+/// What filters keep: the store, rate limits, counters, locks, lists.
+pub mod state;
 /// What ops see: metrics, access log, log, trace context.
 pub mod telemetry;
 /// Certificates by server name.

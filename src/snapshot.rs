@@ -24,6 +24,7 @@ use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Found, RequestView, Router};
 use crate::script::{Diagnostic, Hook, KeySets, Script, compile, required};
+use crate::state::{ListError, Lists, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
 use crate::telemetry::log::RateLimited;
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub cache: config::cache::Cache,
     /// Whether any route has a cache.
     pub caches: bool,
+    pub state: config::state::State,
+    pub lists: Lists,
     pub effective: serde_yaml::Value,
     pub failures_logged: RateLimited,
 }
@@ -107,9 +110,17 @@ impl Snapshot {
     ) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::new(file);
         let upstreams = build_upstreams(&config, metrics, previous, &mut problems);
-        let filters = build_filters(&config, metrics, &mut problems);
+        if let Some(store) = &config.state.store {
+            check_store(store, &mut problems);
+        }
+        let before = previous.map(|snapshot| &snapshot.lists);
+        let lists = read_lists(&config, before, file).map_err(|wrong| {
+            wrong.into_iter().for_each(|problem| problems.push(problem));
+        });
+        // Constants of a script may hold lists: without them it would be refused for no fault.
+        let filters = lists.as_ref().map(|l| build_filters(&config, l, metrics, &mut problems));
         let router = build_router(&config, &mut problems);
-        let (Some(router), true) = (router, problems.is_empty()) else {
+        let (Some(router), Ok(filters), true) = (router, filters, problems.is_empty()) else {
             return Err(problems.into_sorted());
         };
         let caches = config.routes.iter().any(|route| route.cache.is_some());
@@ -135,6 +146,8 @@ impl Snapshot {
             limits: config.limits,
             cache: config.cache,
             caches,
+            state: config.state,
+            lists: lists.unwrap_or_default(),
             effective: config.effective,
             failures_logged: RateLimited::new(FAILURES_LOGGED_PER_SECOND),
         })
@@ -165,12 +178,13 @@ fn build_upstreams(
 
 fn build_filters(
     config: &Config,
+    lists: &Lists,
     metrics: &Metrics,
     problems: &mut Problems,
 ) -> Vec<Arc<FilterState>> {
     let mut built = Vec::with_capacity(config.filters.len());
     for (filter, at) in config.filters.iter().zip(&config.places.filters) {
-        let compiled = compile(filter).and_then(|script| tested(filter).map(|()| script));
+        let compiled = compile(filter, lists).and_then(|script| tested(filter).map(|()| script));
         match compiled {
             Ok(script) => built.push(Arc::new(FilterState {
                 metrics: metrics.filter(&filter.name),
@@ -186,6 +200,39 @@ fn build_filters(
         }
     }
     built
+}
+
+/// The file is made when the program starts, but not its folder.
+fn check_store(store: &config::state::Store, problems: &mut Problems) {
+    let path = &store.path.value;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        store.path.problem(problems, format!("{} is not a folder", folder.display()), None);
+    } else if path.is_dir() {
+        store.path.problem(problems, format!("{} is a folder", path.display()), None);
+    }
+}
+
+/// The lists that scripts look things up in; those of `before` that have not changed are kept.
+pub fn read_lists(
+    config: &Config,
+    before: Option<&Lists>,
+    file: &Path,
+) -> Result<Lists, Vec<Problem>> {
+    Lists::load(&config.state, before)
+        .map_err(|errors| errors.into_iter().map(|error| list_problem(error, file)).collect())
+}
+
+/// A problem in a list's text stands there, one with its file where it is configured.
+fn list_problem(ListError { file: named, bad }: ListError, config: &Path) -> Problem {
+    let (file, line, column, message) = match bad.line {
+        0 => {
+            let message = format!("{}: {}", named.value.display(), bad.message);
+            (config.to_owned(), named.at.line, named.at.column, message)
+        }
+        line => (named.value, line, bad.column, bad.message),
+    };
+    Problem { file, line, column, path: named.path, message, hint: None, source: None }
 }
 
 /// What compiles may still be asked to show that it works.
@@ -256,6 +303,8 @@ pub struct Shared {
     pub access_log: ArcSwapOption<AccessLog>,
     pub client: Arc<Client>,
     cache: OnceCell<&'static Cache>,
+    /// What filters keep.
+    pub state: Arc<State>,
     /// Where `selvedge dev` shows what happens; nowhere else is there one.
     pub dev: Option<Show>,
     /// What filters fetched of issuers' keys.
@@ -277,10 +326,12 @@ impl Shared {
     pub fn new(
         snapshot: Snapshot,
         metrics: Arc<Metrics>,
+        state: State,
         access_log: Option<AccessLog>,
         dev: Option<Show>,
     ) -> Self {
         Self {
+            state: Arc::new(state),
             snapshot: ArcSwap::from_pointee(snapshot),
             no_route: metrics.route(NO_ROUTE),
             connections: OnceCell::new(),
@@ -326,8 +377,8 @@ impl Shared {
         self.metrics.render().map_err(|error| error.to_string())
     }
 
-    /// Removes the series of what the current snapshot no longer has.
-    pub fn prune_metrics(&self, previous: &Snapshot) {
+    /// Removes the series of what the current snapshot no longer has, and what was counted for it.
+    pub fn prune(&self, previous: &Snapshot) {
         let snapshot = self.snapshot.load();
         for (name, before) in &previous.upstreams {
             let now = snapshot.upstreams.get(name).map(|state| state.pool.members());
@@ -339,10 +390,13 @@ impl Shared {
             }
         }
         let filters = snapshot.routes.iter().flat_map(|route| &route.filters);
+        self.state.retain(&snapshot.state);
         self.metrics.retain(&Live {
             routes: snapshot.routes.iter().map(|route| &*route.name).collect(),
             upstreams: snapshot.upstreams.keys().map(|name| &**name).collect(),
             filters: filters.map(|filter| &*filter.config.name).collect::<HashSet<_>>(),
+            namespaces: snapshot.state.namespaces.iter().map(|n| n.name.as_str()).collect(),
+            rate_limits: snapshot.state.rate_limits.iter().map(|l| l.name.as_str()).collect(),
         });
     }
 }

@@ -47,7 +47,8 @@ fn is_free(path: &[String]) -> bool {
 }
 
 /// Values out of a closed set.
-const CLOSED: [&str; 12] = [
+const CLOSED: [&str; 13] = [
+    "algorithm",
     "balance",
     "protocol",
     "on_fault",

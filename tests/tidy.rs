@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our modules each may use; see ARCHITECTURE.md.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("config", &[]),
     ("telemetry", &["config"]),
     ("routing", &["config"]),
@@ -12,10 +12,21 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("listen", &["config", "telemetry", "tls"]),
     ("upstream", &["config", "telemetry"]),
     ("cache", &["config", "telemetry"]),
-    ("script", &["config", "telemetry", "upstream", "cache"]),
+    ("state", &["config", "telemetry"]),
+    ("script", &["config", "telemetry", "upstream", "cache", "state"]),
     (
         "snapshot",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "cache"],
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "state",
+            "script",
+            "cache",
+        ],
     ),
     (
         "proxy",
@@ -26,6 +37,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "tls",
             "listen",
             "upstream",
+            "state",
             "script",
             "cache",
             "snapshot",
@@ -40,6 +52,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "tls",
             "listen",
             "upstream",
+            "state",
             "script",
             "cache",
             "snapshot",
@@ -54,6 +67,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "tls",
             "listen",
             "upstream",
+            "state",
             "script",
             "cache",
             "snapshot",
@@ -70,6 +84,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "tls",
             "listen",
             "upstream",
+            "state",
             "script",
             "cache",
             "snapshot",
@@ -82,14 +97,18 @@ const LAYERS: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 10] = [
+const WALLS: [(&str, &[&str]); 14] = [
     ("pingora", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_core", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),
     ("pingora_cache", &["cache", "proxy"]),
+    ("quick_cache", &["cache"]),
+    ("rustix", &["cache"]),
     ("pingora_load_balancing", &["upstream"]),
     ("rhai", &["script"]),
     ("corosensei", &["script"]),
+    ("redb", &["state"]),
+    ("maxminddb", &["state"]),
     ("ring", &["script", "tls", "upstream"]),
     ("prometheus", &["telemetry"]),
     ("clap", &["cli", "main"]),

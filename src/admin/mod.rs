@@ -1,6 +1,7 @@
 //! For operators: health, readiness, reload and state on one address, metrics on another.
 
 mod cache;
+mod kv;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,14 +50,16 @@ impl ServeHttp for Operators {
         }
         let head = session.req_header();
         let local = conn.as_ref().is_some_and(|conn| conn.peer.ip().is_loopback());
-        let mut response = match self.face {
-            Face::Admin => match refused(head, local) {
-                Some(refused) => refused,
-                None => self.admin(head).await,
-            },
-            Face::Metrics => self.metrics(head),
+        let no_body = head.method == Method::HEAD;
+        let mut response = match (self.face, refused(head, local)) {
+            (Face::Metrics, _) => self.metrics(head),
+            (Face::Admin, Some(refusal)) => refusal,
+            (Face::Admin, None) if head.uri.path().starts_with(kv::PATH) => {
+                kv::respond(&self.shared, session).await
+            }
+            (Face::Admin, None) => self.admin(head).await,
         };
-        if head.method == Method::HEAD {
+        if no_body {
             response.body_mut().clear();
         }
         if let Some(conn) = &conn {
@@ -77,20 +80,28 @@ impl Operators {
             ("/upstreams", true) => answer(StatusCode::OK, &self.upstreams()),
             ("/cache", true) => cache::explain(head, &self.shared).await,
             ("/purge", _) if head.method == Method::POST => cache::purge(head, &self.shared).await,
-            ("/reload", _) if head.method == Method::POST => match self.reload.reload() {
-                Ok(changes) => answer(StatusCode::OK, &changes),
-                Err(problems) => {
-                    answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
-                }
-            },
+            ("/reload", _) if head.method == Method::POST => self.reload().await,
             ("/healthz" | "/readyz" | "/config" | "/routes" | "/upstreams" | "/cache", _) => {
                 not_allowed("GET, HEAD")
             }
             ("/reload" | "/purge", _) => not_allowed("POST"),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /healthz /readyz /config /routes /upstreams /cache, POST /reload /purge\n",
+                "GET /healthz /readyz /config /routes /upstreams /cache /kv/NAMESPACE/KEY, \
+                 POST /reload /purge\n",
             ),
+        }
+    }
+
+    /// Reads files, and large lists among them: not on a worker.
+    async fn reload(&self) -> Response<Vec<u8>> {
+        let reload = Arc::clone(&self.reload);
+        match tokio::task::spawn_blocking(move || reload.reload()).await {
+            Ok(Ok(changes)) => answer(StatusCode::OK, &changes),
+            Ok(Err(problems)) => {
+                answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("reload: {error}\n")),
         }
     }
 

@@ -9,7 +9,7 @@ use super::grants::Grants;
 use super::print::{answer, fail, report};
 use crate::config::problem::{Problem, Problems};
 use crate::config::{self, Config};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, read_lists};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsTable;
 
@@ -48,7 +48,11 @@ impl Check {
             // Changed since it was checked.
             Err(problems) => return report(&problems),
         };
-        match Grants::of(&config) {
+        let lists = match read_lists(&config, None, &self.config) {
+            Ok(lists) => lists,
+            Err(problems) => return report(&problems),
+        };
+        match Grants::of(&config, &lists) {
             Ok(grants) if self.json => {
                 let grants: Vec<_> = grants.iter().map(Grants::json).collect();
                 answer(&format!("{:#}\n", serde_json::json!(grants)))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, choice, section};
+use super::state::{self, Access, Grants, RawGrants, State};
 use super::upstreams::Upstream;
 use super::values::{Bytes, Free};
 
@@ -18,6 +19,7 @@ pub struct Filter {
     pub config: serde_json::Value,
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
+    pub state: Grants,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
     pub tests: Tests,
@@ -141,6 +143,18 @@ section! {
         secrets: Named<RawSecret> = "{}",
         /// What the script may fetch.
         fetch: RawFetch = "{}",
+        /// Namespaces of `state.kv` that the script may use: `read` or `read_write`.
+        kv: Named<Access> = "{}",
+        /// Names of `state.rate_limits` that the script may count with.
+        rate_limits: Vec<At<String>> = "[]",
+        /// Names of `state.counters` that the script may read and change.
+        counters: Vec<At<String>> = "[]",
+        /// Names of `state.locks` that the script may take.
+        locks: Vec<At<String>> = "[]",
+        /// Names of `state.dicts` that the script may read.
+        dicts: Vec<At<String>> = "[]",
+        /// Names of `state.ipsets` that the script may ask.
+        ipsets: Vec<At<String>> = "[]",
         /// What one run of a hook may use.
         limits: RawFilterLimits = "{}",
         /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
@@ -196,6 +210,7 @@ choice!(Tests { "optional" => Tests::Optional, "required" => Tests::Required });
 pub fn resolve(
     raw: Named<RawFilter>,
     upstreams: &[Upstream],
+    declared: &State,
     problems: &mut Problems,
 ) -> Vec<Filter> {
     let resolve_one = |(name, raw): (At<String>, RawFilter)| Filter {
@@ -214,6 +229,18 @@ pub fn resolve(
             timeout: raw.fetch.timeout,
             max_body: usize::try_from(raw.fetch.max_body.0).unwrap_or(usize::MAX),
         },
+        state: state::resolve_grants(
+            RawGrants {
+                kv: raw.kv,
+                rate_limits: raw.rate_limits,
+                counters: raw.counters,
+                locks: raw.locks,
+                dicts: raw.dicts,
+                ipsets: raw.ipsets,
+            },
+            declared,
+            problems,
+        ),
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
         tests: raw.tests,

@@ -10,6 +10,7 @@ pub mod read;
 pub mod reference;
 pub mod routes;
 pub mod service;
+pub mod state;
 pub mod upstreams;
 pub mod values;
 pub mod yaml;
@@ -27,6 +28,7 @@ use self::problem::{Pos, Problem, Problems};
 use self::read::{At, Named, Read, Reader, section};
 use self::routes::{RawRoute, Route};
 use self::service::{AccessLog, Limits, Service};
+use self::state::{RawState, State};
 use self::upstreams::{RawUpstream, Upstream};
 
 section! {
@@ -38,6 +40,8 @@ section! {
         upstreams: Named<RawUpstream> = "{}",
         /// Scripts, by name.
         filters: Named<RawFilter> = "{}",
+        /// What filters keep between requests, and lists that they look things up in.
+        state: RawState = "{}",
         /// Which request goes where.
         routes: At<Vec<RawRoute>>,
         /// The store of all routes that have a cache.
@@ -61,6 +65,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub upstreams: Vec<Upstream>,
     pub filters: Vec<Filter>,
+    pub state: State,
     pub routes: Vec<Route>,
     pub cache: Cache,
     pub trusted_proxies: Vec<IpNet>,
@@ -201,12 +206,14 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     let services = [("admin", raw.admin.as_ref()), ("metrics", raw.metrics.as_ref())];
     service::check_addresses(&services, &listeners, problems);
     let upstreams = upstreams::resolve(raw.upstreams, problems);
-    let filters = filters::resolve(raw.filters, &upstreams, problems);
+    let state = state::resolve(raw.state, problems);
+    let filters = filters::resolve(raw.filters, &upstreams, &state, problems);
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);
     Config {
         listeners,
         upstreams,
         filters,
+        state,
         routes,
         cache: raw.cache,
         trusted_proxies: raw.trusted_proxies,

@@ -19,6 +19,7 @@ use crate::script::{
     Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
+use crate::state::{Place, State};
 use crate::telemetry::handles::RunCost;
 use crate::telemetry::trace::TraceContext;
 use crate::upstream::client::{Client, ClientError, ClientRequest, Target};
@@ -83,6 +84,7 @@ pub async fn run_hook(
         filter: Arc::clone(filter),
         snapshot: Arc::clone(&facts.snapshot),
         client: Arc::clone(&shared.client),
+        state: Arc::clone(&shared.state),
         key_sets: Arc::clone(&shared.key_sets),
         trace: facts.trace,
         request: Arc::clone(&exchange.request),
@@ -163,6 +165,7 @@ struct Hands {
     filter: Arc<FilterState>,
     snapshot: Arc<Snapshot>,
     client: Arc<Client>,
+    state: Arc<State>,
     key_sets: Arc<KeySets>,
     trace: TraceContext,
     request: Arc<RequestDraft>,
@@ -196,6 +199,14 @@ impl Host for Hands {
         let (filter, request) = (&self.filter.config.name, &self.request);
         let (id, route) = (&request.id, &request.route);
         log::log!(target: "filter", level, "{filter} request {id} route {route}: {message}{fields}");
+    }
+
+    fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    fn place(&self, address: IpAddr) -> Result<Place, String> {
+        self.snapshot.lists.place(address)
     }
 
     fn key_sets(&self) -> &KeySets {

@@ -16,7 +16,6 @@ use super::fail::{self, Failure, Page};
 use super::filters::{Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
-use crate::cache::policy::Wishes;
 use crate::script::{From, Hook, ResponseBody, ResponseDraft};
 use crate::snapshot::Shared;
 
@@ -56,7 +55,7 @@ async fn run_upstream_filters(
     let route = ctx.routed()?.route.clone();
     let mut exchange = exchange::of_client(session, ctx)?;
     let mut draft = exchange::of_response(head, From::Origin);
-    draft.cache = Some(Wishes::default());
+    draft.cache = Some(Box::default());
     let draft = Arc::new(draft);
     exchange.response = Some(draft.clone());
     let entered = route.filters.iter().take(ctx.scripts.entered);
@@ -75,7 +74,7 @@ async fn run_upstream_filters(
     if edited.body != ResponseBody::Untouched {
         return Err(ctx.refuse(other_body()));
     }
-    ctx.cache.wishes = edited.cache.unwrap_or_default();
+    ctx.cache.wishes = edited.cache.map(|wishes| *wishes).unwrap_or_default();
     exchange::edit_response(head, edited.status, edited.headers);
     Ok(())
 }

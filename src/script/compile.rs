@@ -23,6 +23,7 @@ use super::imports::{Imported, Imports};
 use super::lint::{Lint, nearest};
 use super::meter::{LIVE_FIBERS, Limits};
 use crate::config::filters::Filter;
+use crate::state::Lists;
 
 /// What the top level of a script may use while it is loaded.
 pub(super) const LOAD_LIMITS: Limits = Limits {
@@ -92,23 +93,28 @@ impl Script {
     }
 }
 
-/// Reads and checks a filter's script.
-pub fn compile(filter: &Filter) -> Result<Script, Vec<Diagnostic>> {
-    load(filter, read(filter)?, None)
+/// Reads and checks a filter's script; `lists` holds what it was granted of them.
+pub fn compile(filter: &Filter, lists: &Lists) -> Result<Script, Vec<Diagnostic>> {
+    load(filter, lists, read(filter)?, None)
 }
 
 /// As [`compile`], with the text at hand; imports are still read from the script's folder.
 #[cfg(test)]
-pub(super) fn compile_source(filter: &Filter, source: String) -> Result<Script, Vec<Diagnostic>> {
-    load(filter, source, None)
+pub(super) fn compile_source(
+    filter: &Filter,
+    lists: &Lists,
+    source: String,
+) -> Result<Script, Vec<Diagnostic>> {
+    load(filter, lists, source, None)
 }
 
 /// As [`compile`], and notes what runs.
 pub(super) fn compile_covered(
     filter: &Filter,
+    lists: &Lists,
     coverage: &Coverage,
 ) -> Result<Script, Vec<Diagnostic>> {
-    load(filter, read(filter)?, Some(coverage.clone()))
+    load(filter, lists, read(filter)?, Some(coverage.clone()))
 }
 
 fn read(filter: &Filter) -> Result<String, Vec<Diagnostic>> {
@@ -120,6 +126,7 @@ fn read(filter: &Filter) -> Result<String, Vec<Diagnostic>> {
 
 fn load(
     filter: &Filter,
+    lists: &Lists,
     source: String,
     coverage: Option<Coverage>,
 ) -> Result<Script, Vec<Diagnostic>> {
@@ -127,7 +134,7 @@ fn load(
     let one = |message: String| vec![Diagnostic::at(&file, "", Position::NONE, message)];
     let load = Load {
         file: file.clone(),
-        facts: Arc::new(Facts::of(filter)),
+        facts: Arc::new(Facts::of(filter, lists)),
         imports: Imports::of(&filter.script).covered_by(coverage.clone()),
         source,
         coverage,

@@ -70,7 +70,7 @@ pub struct ResponseDraft {
     pub body: ResponseBody,
     pub from: From,
     /// How it is to be stored; there in `on_upstream_response` only.
-    pub cache: Option<Wishes>,
+    pub cache: Option<Box<Wishes>>,
 }
 
 impl ResponseDraft {

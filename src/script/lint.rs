@@ -6,6 +6,7 @@ mod constants;
 mod grants;
 mod in_place;
 mod members;
+mod names;
 mod results;
 
 use std::path::Path;
@@ -31,6 +32,7 @@ impl Lint<'_> {
         self.constants(ast, &mut found);
         self.namespaces(ast, &mut found);
         self.grants(ast, &mut found);
+        self.names(ast, &mut found);
         self.members(ast, &mut found);
         self.results(ast, &mut found);
         self.in_place(ast, &mut found);
@@ -42,6 +44,7 @@ impl Lint<'_> {
     pub fn check_grants(&self, ast: &AST) -> Vec<Diagnostic> {
         let mut found = Vec::new();
         self.grants(ast, &mut found);
+        self.names(ast, &mut found);
         found
     }
 
@@ -53,6 +56,7 @@ impl Lint<'_> {
         self.constants(ast, &mut found);
         self.grants(ast, &mut found);
         self.in_place(ast, &mut found);
+        self.names(ast, &mut found);
         self.catches(ast, &mut found);
         found
     }

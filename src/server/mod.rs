@@ -12,13 +12,13 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 
 use crate::admin::Reload;
-use crate::cache::store::OpenError;
 use crate::config::problem::Problem;
 use crate::config::service::{AccessLog as AccessLogConfig, AccessLogFormat};
 use crate::config::upstreams::MAX_RETRIES;
 use crate::config::{Config, Input};
 use crate::listen::BindError;
 use crate::snapshot::{Shared, Show, Snapshot};
+use crate::state::{OpenError, State};
 use crate::telemetry::access_log::Format;
 use crate::telemetry::access_log::{AccessLog, AccessLogError, Target};
 use crate::telemetry::metrics::Metrics;
@@ -35,7 +35,9 @@ pub enum StartError {
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
     #[error("cache: {0}")]
-    Cache(#[from] OpenError),
+    Cache(#[from] crate::cache::store::OpenError),
+    #[error(transparent)]
+    Store(#[from] OpenError),
     #[error("metrics: {0}")]
     Metrics(String),
 }
@@ -71,8 +73,9 @@ pub fn run(
     let files = files::Files::of(&config);
     let snapshot =
         Snapshot::build(config, input.file(), &metrics, None).map_err(StartError::Problems)?;
+    let state = State::open(&snapshot.state, &metrics)?;
     metrics.reloaded(true);
-    let shared = Arc::new(Shared::new(snapshot, metrics, access_log, show));
+    let shared = Arc::new(Shared::new(snapshot, metrics, state, access_log, show));
     shared.prepare_cache(&shared.snapshot.load())?;
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
@@ -85,6 +88,7 @@ pub fn run(
         std::thread::spawn(move || watch(listeners));
     }
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    shared.state.close();
     if let Some(log) = &*shared.access_log.load() {
         log.flush();
     }

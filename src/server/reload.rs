@@ -21,6 +21,8 @@ pub struct Fixed {
     metrics: Option<std::net::SocketAddr>,
     /// The cache's directory.
     cache: Option<std::path::PathBuf>,
+    /// The file, and what of it is kept in memory.
+    store: Option<(std::path::PathBuf, usize)>,
 }
 
 impl Fixed {
@@ -29,6 +31,7 @@ impl Fixed {
             admin: config.admin.as_ref().map(|service| service.address.value.0),
             metrics: config.metrics.as_ref().map(|service| service.address.value.0),
             cache: config.cache.disk.as_ref().map(|disk| disk.path.value.clone()),
+            store: config.state.store.as_ref().map(|store| (store.path.value.clone(), store.cache)),
         }
     }
 }
@@ -54,7 +57,10 @@ impl Listeners {
     fn swap(&self, files: &mut Files) -> Reloaded {
         let config = self.input.load()?;
         if Fixed::of(&config) != self.fixed {
-            return Err(self.problem("the admin and metrics addresses and the cache's directory change at a restart only"));
+            return Err(self.problem(
+                "the admin and metrics addresses, the store and the cache's directory change at a \
+                 restart only",
+            ));
         }
         let listeners = config.listeners.clone();
         let access_log = config.access_log.clone();
@@ -97,7 +103,7 @@ impl Listeners {
             log::info!("listening: {name} on {address}");
         }
         self.start_health(runtime);
-        self.shared.prune_metrics(&previous);
+        self.shared.prune(&previous);
         Ok(changes)
     }
 
@@ -155,7 +161,7 @@ fn changes(
             }),
         });
     }
-    let settings = ["trusted_proxies", "cache", "access_log", "limits"];
+    let settings = ["trusted_proxies", "state", "cache", "access_log", "limits"];
     let changed =
         settings.iter().filter(|key| before.effective.get(key) != after.effective.get(key));
     changes["settings"] = json!({ "changed": changed.collect::<Vec<_>>() });

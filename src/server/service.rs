@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use once_cell::sync::OnceCell;
@@ -118,7 +118,25 @@ impl Listeners {
         });
         *self.shared.health.lock() = tasks.collect();
     }
+
+    /// Takes in lists whose file changes, for as long as the program serves.
+    fn watch_lists(&self, runtime: &Handle) {
+        let shared = Arc::clone(&self.shared);
+        runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(LISTS_EVERY).await;
+                let snapshot = shared.snapshot.load_full();
+                let refreshed = tokio::task::spawn_blocking(move || snapshot.lists.refresh());
+                if let Err(error) = refreshed.await {
+                    log::error!("lists could not be read anew: {error}");
+                }
+            }
+        });
+    }
 }
+
+/// How late a changed list may be noticed.
+const LISTS_EVERY: Duration = Duration::from_secs(2);
 
 /// What connections may take, from the configuration.
 pub fn conn_limits(limits: &Limits) -> ConnLimits {
@@ -212,6 +230,7 @@ impl Service {
             sets.push(set);
         }
         listeners.start_health(runtime);
+        listeners.watch_lists(runtime);
         listeners.shared.ready.store(true, Relaxed);
         (self.announce)(&announced);
         Ok(sets)

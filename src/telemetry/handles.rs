@@ -261,3 +261,64 @@ impl FilterMetrics {
         self.fetches.with(outcome, make, |counter| counter.inc());
     }
 }
+
+/// Pairs of operation and outcome found without a lock.
+const OPERATIONS: usize = 24;
+
+/// The series of one namespace of the store.
+#[derive(Debug)]
+pub struct NamespaceMetrics {
+    families: Arc<Families>,
+    name: String,
+    operations: Slots<(&'static str, &'static str), IntCounter, OPERATIONS>,
+    durations: Slots<&'static str, Histogram, 4>,
+}
+
+impl NamespaceMetrics {
+    pub(super) fn new(families: &Arc<Families>, name: &str) -> Self {
+        Self {
+            families: Arc::clone(families),
+            name: name.to_owned(),
+            operations: Slots::new(),
+            durations: Slots::new(),
+        }
+    }
+
+    /// The store answered.
+    pub fn operation(&self, operation: &'static str, outcome: &'static str, took: Duration) {
+        let family = &self.families.kv_operations_total;
+        let make = || family.with_label_values(&[self.name.as_str(), operation, outcome]);
+        self.operations.with((operation, outcome), make, |counter| counter.inc());
+        let make = || self.families.kv_duration_seconds.with_label_values(&[operation]);
+        self.durations.with(operation, make, |histogram| histogram.observe(took.as_secs_f64()));
+    }
+}
+
+/// The series of one rate limit.
+#[derive(Debug)]
+pub struct RateLimitMetrics {
+    allowed: IntCounter,
+    refused: IntCounter,
+    forgotten: IntCounter,
+}
+
+impl RateLimitMetrics {
+    pub(super) fn new(families: &Arc<Families>, name: &str) -> Self {
+        let requests = &families.rate_limit_requests_total;
+        Self {
+            allowed: requests.with_label_values(&[name, "allowed"]),
+            refused: requests.with_label_values(&[name, "refused"]),
+            forgotten: families.rate_limit_forgotten_total.with_label_values(&[name]),
+        }
+    }
+
+    /// A request was counted, or refused.
+    pub fn decided(&self, allowed: bool) {
+        if allowed { self.allowed.inc() } else { self.refused.inc() }
+    }
+
+    /// Keys made room for others.
+    pub fn forgotten(&self, keys: u64) {
+        self.forgotten.inc_by(keys);
+    }
+}

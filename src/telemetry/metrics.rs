@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{IntCounter, Registry, TextEncoder};
 
-use super::handles::{FilterMetrics, Held, Reasons, RouteMetrics, UpstreamMetrics};
+use super::handles::{
+    FilterMetrics, Held, NamespaceMetrics, RateLimitMetrics, Reasons, RouteMetrics, UpstreamMetrics,
+};
 use super::slots::Slots;
 use super::table::Families;
 
@@ -23,6 +25,8 @@ pub struct Live<'a> {
     pub routes: HashSet<&'a str>,
     pub upstreams: HashSet<&'a str>,
     pub filters: HashSet<&'a str>,
+    pub namespaces: HashSet<&'a str>,
+    pub rate_limits: HashSet<&'a str>,
 }
 
 type ByName<T> = Mutex<HashMap<String, Arc<T>>>;
@@ -36,6 +40,8 @@ pub struct Metrics {
     routes: ByName<RouteMetrics>,
     upstreams: ByName<UpstreamMetrics>,
     filters: ByName<FilterMetrics>,
+    namespaces: ByName<NamespaceMetrics>,
+    rate_limits: ByName<RateLimitMetrics>,
 }
 
 impl Metrics {
@@ -57,6 +63,8 @@ impl Metrics {
             routes: Mutex::default(),
             upstreams: Mutex::default(),
             filters: Mutex::default(),
+            namespaces: Mutex::default(),
+            rate_limits: Mutex::default(),
         })
     }
 
@@ -73,6 +81,22 @@ impl Metrics {
     /// The series of a filter.
     pub fn filter(&self, name: &str) -> Arc<FilterMetrics> {
         resolve(&self.filters, name, || FilterMetrics::new(&self.families, name))
+    }
+
+    /// The series of a namespace of the store.
+    pub fn namespace(&self, name: &str) -> Arc<NamespaceMetrics> {
+        resolve(&self.namespaces, name, || NamespaceMetrics::new(&self.families, name))
+    }
+
+    /// What a namespace holds; one that the configuration has no longer holds it still.
+    pub fn namespace_bytes(&self, name: &str, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.families.kv_bytes.with_label_values(&[name]).set(bytes);
+    }
+
+    /// The series of a rate limit.
+    pub fn rate_limit(&self, name: &str) -> Arc<RateLimitMetrics> {
+        resolve(&self.rate_limits, name, || RateLimitMetrics::new(&self.families, name))
     }
 
     /// A request began; it is in flight until the guard is dropped.
@@ -149,7 +173,7 @@ impl Metrics {
         self.families.access_log_dropped_total.clone()
     }
 
-    /// Removes the series of routes, upstreams and filters that went away.
+    /// Removes the series of what went away.
     ///
     /// To be called after the swap. A request still served by the old snapshot counts into series
     /// that nobody sees; one it makes new lasts until the next call.
@@ -183,6 +207,15 @@ impl Metrics {
         prune(&families.filter_memory_bytes, "filter", filters);
         prune(&families.filter_limit_hits_total, "filter", filters);
         prune(&families.fetches_total, "filter", filters);
+
+        let namespaces = &live.namespaces;
+        self.namespaces.lock().retain(|name, _| namespaces.contains(name.as_str()));
+        prune(&families.kv_operations_total, "namespace", namespaces);
+
+        let limits = &live.rate_limits;
+        self.rate_limits.lock().retain(|name, _| limits.contains(name.as_str()));
+        prune(&families.rate_limit_requests_total, "limit", limits);
+        prune(&families.rate_limit_forgotten_total, "limit", limits);
     }
 
     /// All series in the text exposition format.
@@ -301,17 +334,21 @@ mod tests {
             filter.run("on_request", "next", RunCost::default());
             filter.limit_hit("time");
             filter.fetch("success");
+            metrics.namespace(name).operation("get", "ok", Duration::ZERO);
+            metrics.rate_limit(name).decided(false);
         }
         observe(&metrics, NO_ROUTE, "GET", 404);
         metrics.retain(&Live {
             routes: HashSet::from(["new"]),
             upstreams: HashSet::from(["new"]),
             filters: HashSet::from(["new"]),
+            namespaces: HashSet::from(["new"]),
+            rate_limits: HashSet::from(["new"]),
         });
         let after = text(&metrics);
         assert!(!after.contains(r#""old""#), "{after}");
         assert!(after.contains(NO_ROUTE));
-        for family in ["route", "upstream", "filter"] {
+        for family in ["route", "upstream", "filter", "namespace", "limit"] {
             assert!(after.contains(&format!(r#"{family}="new""#)), "{family}");
         }
         observe(&metrics, "old", "GET", 200);

@@ -210,6 +210,16 @@ table! {
         "Bytes that wait to be written to the cache's directory.";
     cache_disk_usable: IntGauge, [], Plain,
         "Whether the cache's directory takes what is to be stored: 1 or 0; 0 without one.";
+    kv_operations_total: IntCounterVec, ["namespace", "operation", "outcome"], Plain,
+        "Operations of filters on the store.";
+    kv_duration_seconds: HistogramVec, ["operation"], FineSeconds,
+        "Time from asking the store to its answer; a write's ends on disk.";
+    kv_bytes: IntGaugeVec, ["namespace"], Plain,
+        "What a namespace counts against its size, in bytes.";
+    rate_limit_requests_total: IntCounterVec, ["limit", "outcome"], Plain,
+        "Requests counted by a rate limit: allowed or refused.";
+    rate_limit_forgotten_total: IntCounterVec, ["limit"], Plain,
+        "Keys that a rate limit forgot to make room for others.";
     reloads_total: IntCounterVec, ["outcome"], Plain,
         "Configuration reloads.";
     config_last_reload_success_timestamp_seconds: IntGauge, [], Plain,

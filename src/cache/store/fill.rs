@@ -259,9 +259,11 @@ fn gather(state: &State, from: u64, most: usize) -> Bytes {
     gathered.freeze()
 }
 
+type ByKey = HashMap<u128, Vec<Arc<Fill>>>;
+
 /// The fills under way, by key. There are several of one key after a purge, or without a lock.
 pub struct Fills {
-    shards: Box<[Mutex<HashMap<u128, Vec<Arc<Fill>>>>]>,
+    shards: Box<[Mutex<ByKey>]>,
     count: AtomicU64,
     ids: AtomicU64,
     held: Arc<AtomicI64>,
@@ -356,7 +358,7 @@ impl Fills {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn shard(&self, key: u128) -> &Mutex<HashMap<u128, Vec<Arc<Fill>>>> {
+    fn shard(&self, key: u128) -> &Mutex<ByKey> {
         &self.shards[key as usize % SHARDS]
     }
 }

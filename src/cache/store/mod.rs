@@ -22,8 +22,6 @@ mod tests;
 mod wire;
 mod writer;
 
-use std::time::SystemTime;
-
 use pingora_cache::CacheKey;
 
 pub use disk::{Admission, DiskReading, DiskSettings};
@@ -37,7 +35,7 @@ use disk::Disk;
 use figures::Figures;
 use fill::Fills;
 use memory::Memory;
-use rules::{Dated, Rules};
+use rules::Rules;
 use sweep::Sweeper;
 
 /// Bytes of a piece of a body in a file; each has a checksum.
@@ -108,7 +106,7 @@ impl Store {
             sweeper: Sweeper::default(),
             disk,
         }));
-        rules.iter().flatten().for_each(|dated| store.rules.add(dated));
+        rules.iter().flatten().for_each(|dated| store.rules.resume(dated));
         if let Some(disk) = &store.disk {
             disk::start(store, disk).map_err(OpenError::Thread)?;
         }
@@ -139,18 +137,15 @@ impl Store {
     /// also if it is only on its way, and also after a restart.
     pub async fn purge(&'static self, rule: Rule) -> Result<Purged, PurgeError> {
         self.rules.check(&rule)?;
-        let dated = Dated::new(&rule, self.clock.next(), SystemTime::now());
         let purged = self.count(&rule.scope);
-        match &self.disk {
-            None => self.rules.add(&dated),
-            Some(disk) => {
-                let commit = tokio::task::spawn_blocking(move || disk.commit(self, dated));
-                let committed = commit.await.map_err(std::io::Error::other);
-                committed.and_then(|done| done).map_err(PurgeError::Journal)?;
-            }
-        }
+        let dated = self.rules.enact(&rule, &self.clock);
         self.figures.purged();
         self.sweeper.wake();
+        if let Some(disk) = &self.disk {
+            let commit = tokio::task::spawn_blocking(move || disk.commit(self, dated));
+            let committed = commit.await.map_err(std::io::Error::other);
+            committed.and_then(|done| done).map_err(PurgeError::Journal)?;
+        }
         Ok(purged)
     }
 

@@ -123,7 +123,7 @@ impl Reader {
         }
     }
 
-    async fn from_pool(&mut self) -> Result<Bytes> {
+    async fn pool_read(&mut self) -> Result<Bytes> {
         let Some(pool) = &mut self.pool else { return Err(failed("nothing to wait for")) };
         let read = pool.await;
         self.pool = None;
@@ -165,7 +165,7 @@ impl HandleHit for Reader {
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
         loop {
             if self.pool.is_some() {
-                return self.from_pool().await.map(Some);
+                return self.pool_read().await.map(Some);
             }
             let step = match &self.source {
                 Source::Memory(_) | Source::File(..) if self.at >= self.until => return Ok(None),

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::RwLock;
 
+use super::clock::Clock;
 use super::head::Head;
 use super::labels::Mark;
 use super::wire::{Reader, Writer};
@@ -173,8 +174,22 @@ impl Rules {
     }
 
     /// From here on the rule is obeyed.
-    pub fn add(&self, dated: &Dated) {
+    ///
+    /// It is dated while nobody can be judged: what was found alive before, and is renewed later,
+    /// began before the rule and falls under it.
+    pub fn enact(&self, rule: &Rule, clock: &Clock) -> Dated {
         let mut table = self.table.write();
+        let dated = Dated::new(rule, clock.next(), SystemTime::now());
+        self.insert(&mut table, &dated);
+        dated
+    }
+
+    /// Takes up a rule of an earlier process.
+    pub fn resume(&self, dated: &Dated) {
+        self.insert(&mut self.table.write(), dated);
+    }
+
+    fn insert(&self, table: &mut Table, dated: &Dated) {
         match &dated.target {
             Target::Prefix(prefix) => table.prefixes.entry(prefix.clone()).or_default().add(dated),
             Target::Mark(mark) => table.marks.entry(*mark).or_default().add(dated),

@@ -98,7 +98,7 @@ impl Writer {
         self.spill(disk, true).await?;
         let (store, fill) = (self.store, self.fill.clone());
         let Some(spill) = fill.spill.get().cloned() else { return Ok(false) };
-        let published = blocking(move || spill.publish(store, disk, fill.key, &fill.head, len));
+        let published = blocking(move || spill.publish(store, disk, &fill.head, len));
         let published = published.await?;
         if published {
             // What is in memory is older; it was not, if it is newer.

@@ -21,11 +21,11 @@ pub struct CacheHandle(Response);
 
 impl CacheHandle {
     fn read<T>(&self, read: impl FnOnce(&Wishes) -> T) -> Outcome<T> {
-        self.0.0.read(|draft| draft.cache.as_ref().map(read)).ok_or_else(elsewhere)
+        self.0.0.read(|draft| draft.cache.as_deref().map(read)).ok_or_else(elsewhere)
     }
 
     fn write(&self, write: impl FnOnce(&mut Wishes)) -> Outcome<()> {
-        self.0.0.write(|draft| draft.cache.as_mut().map(write)).ok_or_else(elsewhere)
+        self.0.0.write(|draft| draft.cache.as_deref_mut().map(write)).ok_or_else(elsewhere)
     }
 }
 

@@ -8,12 +8,17 @@ mod cookies;
 mod crypto;
 mod ctx;
 mod definitions;
+mod device;
 mod encoding;
 mod fetch;
+mod geo;
 mod hashing;
 mod headers;
 mod json;
 mod jwt;
+mod kv;
+mod limits;
+mod lists;
 mod logging;
 mod negotiate;
 mod objects;
@@ -37,6 +42,7 @@ mod url;
 pub use convert::handle_in;
 pub use definitions::definitions;
 pub use fetch::{granted, seconds};
+pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run, wait};
@@ -79,12 +85,18 @@ fn table() -> table::Table {
         .kind::<client::ClientHandle>("Client")
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
+        .kind::<geo::Geo>("Geo")
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")
         .kind::<jwt::Jwks>("Jwks")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
+        .kind::<kv::Kv>("Kv")
+        .kind::<limits::Counter>("Counter")
+        .kind::<limits::Lock>("Lock")
+        .kind::<lists::Dict>("Dict")
+        .kind::<lists::IpSet>("IpSet")
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
@@ -94,8 +106,12 @@ fn table() -> table::Table {
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);
+    geo::area(&mut table);
     ctx::area(&mut table);
     fetch::area(&mut table);
+    kv::area(&mut table);
+    limits::area(&mut table);
+    lists::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);

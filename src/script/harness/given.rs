@@ -8,13 +8,15 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use rhai::{Array, Dynamic, Map};
 
+use super::state::grants_of;
 use super::{Told, told};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 use crate::script::api::convert::{scalar_text, to_json};
 use crate::script::api::seconds;
 use crate::script::exchange::{CertInfo, Exchange, RequestDraft, TlsInfo};
+use crate::state::{Location, Place};
 
-const REQUEST: [&str; 18] = [
+const REQUEST: [&str; 19] = [
     "method",
     "url",
     "scheme",
@@ -25,6 +27,7 @@ const REQUEST: [&str; 18] = [
     "cookies",
     "ip",
     "port",
+    "geo",
     "tls",
     "id",
     "route",
@@ -34,7 +37,19 @@ const REQUEST: [&str; 18] = [
     "response",
     "fetches",
 ];
-const SETTINGS: [&str; 5] = ["config", "secrets", "fetch", "limits", "on_fault"];
+const SETTINGS: [&str; 11] = [
+    "config",
+    "secrets",
+    "fetch",
+    "limits",
+    "on_fault",
+    "kv",
+    "rate_limits",
+    "counters",
+    "locks",
+    "dicts",
+    "ipsets",
+];
 
 pub fn exchange_of(given: &Map) -> Told<Exchange> {
     known(given, "a request", &REQUEST)?;
@@ -73,6 +88,27 @@ pub fn upstreams_of(given: &Map) -> Told<Option<BTreeMap<String, bool>>> {
         Ok((name.to_string(), healthy))
     };
     map_in(given, "upstreams")?.into_iter().map(one).collect::<Told<_>>().map(Some)
+}
+
+/// Where the client is.
+pub fn place_of(given: &Map) -> Told<Place> {
+    let geo = map_in(given, "geo")?;
+    known(&geo, "geo", &["country", "region", "city", "continent", "lat", "lon", "tz", "asn"])?;
+    let angle = |key: &str| -> Told<Option<f64>> {
+        let Some(value) = geo.get(key) else { return Ok(None) };
+        let number = value.as_float().or_else(|_| value.as_int().map(|int| int as f64));
+        number.map(Some).map_err(|_| not(key, &value.to_string(), "a number"))
+    };
+    let location = Location {
+        country: text(&geo, "country"),
+        region: text(&geo, "region"),
+        city: text(&geo, "city"),
+        continent: text(&geo, "continent"),
+        lat: angle("lat")?,
+        lon: angle("lon")?,
+        tz: text(&geo, "tz"),
+    };
+    Ok(Place { location, asn: geo.get("asn").map(|asn| whole("asn", asn)).transpose()? })
 }
 
 /// Method and URL; `scheme`, `host` and `path` say parts of it.
@@ -177,6 +213,7 @@ pub fn plain_filter(script: &Path) -> Filter {
             timeout: Duration::from_secs(5),
             max_body: 1 << 20,
         },
+        state: Default::default(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),
@@ -196,6 +233,7 @@ pub fn filter_of(script: &Path, settings: &Map) -> Told<Filter> {
     if let Some(fetch) = settings.get("fetch") {
         grant(&mut filter.fetch, fetch)?;
     }
+    filter.state = grants_of(settings)?;
     limit(&mut filter.limits, &map_in(settings, "limits")?)?;
     filter.on_fault = match text(settings, "on_fault").as_deref() {
         None | Some("closed") => OnFault::Closed,
@@ -266,7 +304,7 @@ pub fn headers_of(given: &Dynamic) -> Told<HeaderMap> {
     Ok(headers)
 }
 
-fn not(key: &str, given: &str, what: &str) -> Box<rhai::EvalAltResult> {
+pub fn not(key: &str, given: &str, what: &str) -> Box<rhai::EvalAltResult> {
     told(format!("{key}: \"{given}\" is not {what}"))
 }
 
@@ -281,7 +319,7 @@ pub fn text(map: &Map, key: &str) -> Option<String> {
     map.get(key).filter(|value| !value.is_unit()).map(ToString::to_string)
 }
 
-fn map_in(map: &Map, key: &str) -> Told<Map> {
+pub fn map_in(map: &Map, key: &str) -> Told<Map> {
     match map.get(key) {
         None => Ok(Map::new()),
         Some(value) => {
@@ -291,7 +329,7 @@ fn map_in(map: &Map, key: &str) -> Told<Map> {
     }
 }
 
-fn array_in(map: &Map, key: &str) -> Told<Array> {
+pub fn array_in(map: &Map, key: &str) -> Told<Array> {
     map.get(key).map_or_else(|| Ok(Array::new()), |value| list(value, key))
 }
 

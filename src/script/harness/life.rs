@@ -7,7 +7,6 @@ use http::StatusCode;
 
 use super::answers::Answer;
 use super::stage::Stage;
-use crate::cache::policy::Wishes;
 use crate::config::filters::{Filter, OnFault};
 use crate::script::compile::Script;
 use crate::script::exchange::{
@@ -118,7 +117,7 @@ impl Life {
             headers: response.headers,
             body: ResponseBody::Untouched,
             from: From::Origin,
-            cache: Some(Wishes::default()),
+            cache: Some(Box::default()),
         };
         exchange.response = Some(Arc::new(draft.clone()));
         let (mut exchange, mut draft) = match self.hook(Hook::UpstreamResponse, exchange).await {

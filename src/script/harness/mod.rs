@@ -14,6 +14,7 @@ mod life;
 mod outcome;
 mod required;
 mod stage;
+mod state;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use super::exchange::Ctx;
 use super::fiber::{self, Fiber, Stop};
 use super::imports::Imports;
 use super::meter::{LIVE_FIBERS, Limits};
+use crate::state::Lists;
 
 type Told<T> = Result<T, Box<EvalAltResult>>;
 
@@ -168,7 +170,8 @@ fn engine(source: &Source, bench: &Arc<Bench>) -> Engine {
     api::register(&mut engine);
     asserts::register(&mut engine);
     bench::register(&mut engine, bench);
-    let facts = Arc::new(Facts::of(&given::plain_filter(&source.file)));
+    state::register(&mut engine, bench);
+    let facts = Arc::new(Facts::of(&given::plain_filter(&source.file), &Lists::default()));
     let own = Arc::new(Own::new(Arc::clone(bench)));
     engine.set_default_tag(api::tag_for_run(&facts, own, Ctx::default()));
     engine

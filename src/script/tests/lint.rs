@@ -46,6 +46,25 @@ fn what_is_not_granted_is_found_with_its_place() {
 }
 
 #[test]
+fn what_is_kept_and_not_granted_is_found_with_its_place() {
+    let cases = [
+        ("kv(\"user\").get(\"a\")", "did you mean users?", 6),
+        ("kv(\"users\").delete(kv(\"x\").get(\"a\"))", "under this filter's kv: x", 25),
+        ("kv(\"flags\").put(\"a\", 1)", "grant kv: { flags: read_write }", 15),
+        ("kv(\"flags\").put_if_absent(\"a\", 1).to_string()", "may only read", 15),
+        ("rate_limit(\"fw\", \"a\")", "did you mean few?", 14),
+        ("counter(\"visit\").add(1)", "did you mean visits?", 11),
+        ("lock(\"rooms\")", "did you mean room?", 8),
+        ("dict(\"code\")", "did you mean codes?", 8),
+        ("ipset(\"all\")", "under this filter's ipsets: all", 9),
+    ];
+    for (call, expected, column) in cases {
+        refused(&format!("fn on_request(req) {{\n  {call};\n}}"), expected, (2, column));
+    }
+    refused("const D = dict(\"code\");\nfn on_request(req) { D.len }", "codes?", (1, 16));
+}
+
+#[test]
 fn constants_cannot_be_changed() {
     for change in [
         "L[0] = 1",
@@ -94,7 +113,7 @@ fn imported_files_are_checked_too() {
     let source = "import \"lib\" as lib; fn on_request(req) { lib::f(1); }";
     let check = |lib: &str| {
         std::fs::write(folder.path().join("lib.rhai"), lib).unwrap();
-        compile_source(&filter, source.to_owned())
+        compile_source(&filter, &lists(), source.to_owned())
     };
     let cases = [
         ("fn f(x) {\n  g(x)\n}", "lib.rhai:2:3: there is no function g"),

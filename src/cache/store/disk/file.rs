@@ -31,7 +31,7 @@ const SUM: usize = 8;
 /// Where things are in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    key: u128,
+    pub key: u128,
     /// Bytes of the body.
     pub len: u64,
     /// Bytes of a head slot.

@@ -105,6 +105,13 @@ pub struct Disk {
     pub faults: Faults,
 }
 
+/// A temporary file that has become whole.
+struct Complete<'a> {
+    temporary: &'a Path,
+    layout: Layout,
+    head: &'a Head,
+}
+
 /// What a lookup finds.
 pub struct Loaded {
     pub stored: Stored,
@@ -249,12 +256,11 @@ impl Disk {
     fn publish(
         &self,
         store: &Store,
-        temporary: &Path,
-        layout: &Layout,
-        key: u128,
-        head: &Head,
+        complete: &Complete<'_>,
         still: impl FnOnce() -> bool,
     ) -> Result<bool> {
+        let Complete { temporary, layout, head } = complete;
+        let key = layout.key;
         {
             let _file = self.index.file(key);
             let _moving = store.sweeper.moving();

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::Disk;
 use super::file::{Layout, read_now};
+use super::{Complete, Disk};
 use crate::cache::store::Store;
 use crate::cache::store::head::Head;
 
@@ -54,20 +54,13 @@ impl Spill {
     }
 
     /// Makes it an object of the disk tier, `len` bytes long.
-    pub fn publish(
-        &self,
-        store: &Store,
-        disk: &Disk,
-        key: u128,
-        head: &Head,
-        len: u64,
-    ) -> Result<bool> {
+    pub fn publish(&self, store: &Store, disk: &Disk, head: &Head, len: u64) -> Result<bool> {
         disk.faults.check()?;
         let mut layout = self.layout;
         layout.len = len;
         self.file.write_all_at(&self.sums.lock(), layout.body_at() + len)?;
         self.file.write_all_at(&layout.front(head)?, 0)?;
-        disk.publish(store, &self.path, &layout, key, head, || true)
+        disk.publish(store, &Complete { temporary: &self.path, layout, head }, || true)
     }
 }
 

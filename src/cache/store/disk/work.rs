@@ -5,7 +5,7 @@ use std::io::{Result, Write as _};
 use std::sync::Arc;
 
 use super::file::Layout;
-use super::{Disk, Job};
+use super::{Complete, Disk, Job};
 use crate::cache::store::head::Head;
 use crate::cache::store::memory::Object;
 use crate::cache::store::rules::Verdict;
@@ -76,7 +76,7 @@ impl Disk {
         let made = File::create_new(&path).and_then(|mut file| file.write_all(&out));
         let published = made.and_then(|()| {
             let pending = || self.queue.pending(key).is_some_and(|now| Arc::ptr_eq(&now, object));
-            self.publish(store, &path, &layout, key, head, pending)
+            self.publish(store, &Complete { temporary: &path, layout, head }, pending)
         });
         if published.is_err() {
             let _ = std::fs::remove_file(&path);
@@ -94,7 +94,8 @@ impl Disk {
                 self.queue.settle(key, &object);
             }
         }
-        self.index.keys().fold(true, |clean, key| self.sweep_file(store, key) && clean)
+        let left = self.index.keys().filter(|key| !self.sweep_file(store, *key));
+        left.count() == 0
     }
 
     fn sweep_file(&self, store: &Store, key: u128) -> bool {
