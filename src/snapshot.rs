@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::cache::Cache;
 use crate::cache::key::Location;
 use crate::cache::store::OpenError;
+use crate::config::body::BodyMode;
 use crate::config::cache::KeyRules;
 use crate::config::filters::Tests;
 use crate::config::problem::{Pos, Problem, Problems};
@@ -30,8 +31,8 @@ use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
 use crate::telemetry::log::RateLimited;
 use crate::telemetry::metrics::{ConnectionFigures, Live, Metrics, NO_ROUTE};
 use crate::upstream::client::Client;
-use crate::upstream::health::HealthTask;
 use crate::upstream::pool::Pool;
+use crate::upstream::watch::WatchTask;
 
 /// Lines about failed requests in one second; what is above is counted in the next line.
 const FAILURES_LOGGED_PER_SECOND: u32 = 10;
@@ -60,6 +61,8 @@ pub struct RouteState {
     /// Outermost first.
     pub filters: Vec<Arc<FilterState>>,
     pub upstream: Option<Arc<UpstreamState>>,
+    /// Of an aggregated answer, in its order.
+    pub parts: Vec<Arc<UpstreamState>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -67,6 +70,11 @@ impl RouteState {
     /// Whether any filter here defines `hook`; a hook that nobody defines costs nothing.
     pub fn has(&self, hook: Hook) -> bool {
         self.filters.iter().any(|filter| filter.script.has(hook))
+    }
+
+    /// Whether any filter here asks for the request's body.
+    pub fn holds_requests(&self) -> bool {
+        self.filters.iter().any(|filter| filter.config.body.request == BodyMode::Buffer)
     }
 }
 
@@ -127,14 +135,21 @@ impl Snapshot {
         let routes = config.routes.into_iter().map(|route| {
             let upstream = match &route.action {
                 Action::Upstream(index) => upstreams.get(*index).cloned(),
-                Action::Redirect { .. } | Action::Respond { .. } => None,
+                Action::Redirect { .. } | Action::Respond { .. } | Action::Aggregate(_) => None,
             };
+            let parts = match &route.action {
+                Action::Aggregate(of) => &of.parts[..],
+                _ => &[],
+            };
+            let parts = parts.iter().filter_map(|part| upstreams.get(part.upstream).cloned());
+            let parts = parts.collect();
             Arc::new(RouteState {
                 name: route.name.clone(),
                 filters: route.filters.iter().filter_map(|i| filters.get(*i).cloned()).collect(),
                 metrics: metrics.route(&route.name),
                 config: route,
                 upstream,
+                parts,
             })
         });
         Ok(Self {
@@ -163,9 +178,9 @@ fn build_upstreams(
     let mut built = Vec::with_capacity(config.upstreams.len());
     for (upstream, at) in config.upstreams.iter().zip(&config.places.upstreams) {
         let before = previous.and_then(|p| p.upstreams.get(&upstream.name));
-        match Pool::build(upstream, before.map(|state| &*state.pool)) {
+        let metrics = metrics.upstream(&upstream.name);
+        match Pool::build(upstream, &metrics, before.map(|state| &*state.pool)) {
             Ok(pool) => {
-                let metrics = metrics.upstream(&upstream.name);
                 built.push(Arc::new(UpstreamState { pool: Arc::new(pool), metrics }));
             }
             Err(error) => {
@@ -315,8 +330,8 @@ pub struct Shared {
     pub no_route: Arc<RouteMetrics>,
     /// What the listeners count; filled when they exist.
     pub connections: OnceCell<Arc<ConnCounters>>,
-    /// The checks of the snapshot that serves.
-    pub health: Mutex<Vec<HealthTask>>,
+    /// What goes on beside the requests of the snapshot that serves.
+    pub watches: Mutex<Vec<WatchTask>>,
 }
 
 /// Connections that scripts' fetches keep open.
@@ -342,7 +357,7 @@ impl Shared {
             dev,
             key_sets: Arc::default(),
             ready: AtomicBool::new(false),
-            health: Mutex::default(),
+            watches: Mutex::default(),
         }
     }
 
@@ -381,9 +396,10 @@ impl Shared {
     pub fn prune(&self, previous: &Snapshot) {
         let snapshot = self.snapshot.load();
         for (name, before) in &previous.upstreams {
-            let now = snapshot.upstreams.get(name).map(|state| state.pool.members());
-            let now = now.unwrap_or_default();
-            for gone in before.pool.members().iter().map(|member| member.endpoint.address()) {
+            let now = snapshot.upstreams.get(name).map(|state| state.pool.balancer());
+            let now = now.as_ref().map(|balancer| balancer.members()).unwrap_or_default();
+            let gone = before.pool.balancer();
+            for gone in gone.members().iter().map(|member| member.endpoint.address()) {
                 if now.iter().all(|member| member.endpoint.address() != gone) {
                     before.metrics.forget_endpoint(&gone.to_string());
                 }

@@ -42,6 +42,7 @@ fn is_free(path: &[String]) -> bool {
         path.as_slice(),
         ["listeners", _]
             | ["filters", _, "config", ..]
+            | ["routes", _, "aggregate", "parts", _]
             | ["routes", _, "match", "headers" | "query" | "cookies", _]
     )
 }

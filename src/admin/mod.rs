@@ -2,6 +2,7 @@
 
 mod cache;
 mod kv;
+mod upstreams;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -85,10 +86,11 @@ impl Operators {
                 not_allowed("GET, HEAD")
             }
             ("/reload" | "/purge", _) => not_allowed("POST"),
+            (path, _) if path.starts_with("/upstreams/") => self.act_on_upstream(head),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "GET /healthz /readyz /config /routes /upstreams /cache /kv/NAMESPACE/KEY, \
-                 POST /reload /purge\n",
+                 POST /reload /purge /upstreams/NAME/{drain,disable,enable}?endpoint=ADDRESS\n",
             ),
         }
     }
@@ -139,6 +141,7 @@ impl Operators {
                     Action::Upstream(_) => "upstream",
                     Action::Redirect { .. } => "redirect",
                     Action::Respond { .. } => "respond",
+                    Action::Aggregate(_) => "aggregate",
                 },
                 "upstream": route.upstream.as_ref().map(|u| &**u.pool.name()),
             })
@@ -146,22 +149,26 @@ impl Operators {
         json!({ "version": snapshot.version, "routes": routes.collect::<Vec<_>>() })
     }
 
+    fn act_on_upstream(&self, head: &RequestHeader) -> Response<Vec<u8>> {
+        if head.method != Method::POST {
+            return not_allowed("POST");
+        }
+        let snapshot = self.shared.snapshot.load();
+        let pool = |name: &str| snapshot.upstreams.get(name).map(|state| &state.pool);
+        match upstreams::act(head.uri.path(), head.uri.query().unwrap_or_default(), pool) {
+            Ok(shown) => answer(StatusCode::OK, &shown),
+            Err(why) => text(StatusCode::NOT_FOUND, &format!("{why}\n")),
+        }
+    }
+
     fn upstreams(&self) -> Value {
         let snapshot = self.shared.snapshot.load();
         let mut names: Vec<_> = snapshot.upstreams.keys().cloned().collect();
         names.sort();
-        let upstreams = names.iter().filter_map(|name| snapshot.upstreams.get(name)).map(|state| {
-            let endpoints = state.pool.members().iter().map(|member| {
-                json!({
-                    "address": member.endpoint.address().to_string(),
-                    "weight": member.weight,
-                    "healthy": member.endpoint.healthy(),
-                    "checked": member.endpoint.known(),
-                    "in_flight": member.endpoint.in_flight(),
-                })
-            });
-            json!({ "name": &**state.pool.name(), "endpoints": endpoints.collect::<Vec<_>>() })
-        });
+        let upstreams = names
+            .iter()
+            .filter_map(|name| snapshot.upstreams.get(name))
+            .map(|state| upstreams::show(&state.pool));
         json!({ "upstreams": upstreams.collect::<Vec<_>>() })
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::operator::Admin;
+use super::admin::Admin;
 use super::print::{answer, fail};
 
 #[derive(Debug, Args)]

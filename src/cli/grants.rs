@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Filter, OnFault, Origin, Tests};
 use crate::config::state::Access;
 use crate::config::values::{show_duration, show_size};
@@ -33,7 +34,7 @@ impl<'c> Grants<'c> {
     }
 
     pub fn json(&self) -> Value {
-        let Filter { name, script, secrets, fetch, state, limits, .. } = self.filter;
+        let Filter { name, script, secrets, fetch, body, state, limits, .. } = self.filter;
         json!({
             "name": &**name,
             "script": script,
@@ -47,6 +48,11 @@ impl<'c> Grants<'c> {
                 "max": fetch.max,
                 "timeout": show_duration(fetch.timeout),
                 "max_body": fetch.max_body,
+            },
+            "body": {
+                "request": access(body.request),
+                "response": access(body.response),
+                "limit": body.limit,
             },
             "secrets": secrets.keys().collect::<Vec<_>>(),
             "kv": state.kv.iter().map(|(name, (_, access))| (name.clone(), shown(*access).into()))
@@ -81,7 +87,7 @@ impl<'c> Grants<'c> {
             ("secrets", or_none(&secrets)),
             ("keeps", self.keeps()),
             ("reads", self.reads()),
-            ("bodies", "stream past, none is kept".to_owned()),
+            ("bodies", self.bodies()),
             ("limits", format!("cpu {cpu}, wall {wall}, memory {memory}, operations {operations}")),
             ("on fault", on_fault(self.filter).to_owned()),
             ("tests", tests(self.filter).to_owned()),
@@ -109,6 +115,20 @@ impl<'c> Grants<'c> {
         let (max, timeout) = (fetch.max, show_duration(fetch.timeout));
         let body = show_size(fetch.max_body as u64);
         format!("{shown}; at most {max} for a request, {timeout} and {body} each")
+    }
+
+    fn bodies(&self) -> String {
+        let BodyAccess { request, response, limit } = self.filter.body;
+        let held = [("requests", request), ("responses", response)];
+        let held = held.into_iter().filter(|(_, access)| *access == BodyMode::Buffer);
+        let held: Vec<&str> = held.map(|(what, _)| what).collect();
+        match held.is_empty() {
+            true => "stream past, none is kept".to_owned(),
+            false => {
+                let (held, limit) = (held.join(" and "), show_size(limit as u64));
+                format!("{held} are held whole, up to {limit} each")
+            }
+        }
     }
 
     /// What requests share.
@@ -148,6 +168,13 @@ fn listed(names: impl Iterator<Item = String>) -> String {
 fn or_none<S: AsRef<str>>(names: &[S]) -> String {
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn access(access: BodyMode) -> &'static str {
+    match access {
+        BodyMode::None => "none",
+        BodyMode::Buffer => "buffer",
+    }
 }
 
 fn on_fault(filter: &Filter) -> &'static str {

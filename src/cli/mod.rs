@@ -1,5 +1,6 @@
 //! Arguments to commands; one file per command.
 
+mod admin;
 mod api;
 mod cache;
 pub mod check;
@@ -11,13 +12,13 @@ pub mod docs;
 mod grants;
 mod junit;
 mod new;
-mod operator;
 mod print;
 mod purge;
 mod reload;
 mod routes;
 mod run;
 mod test;
+mod upstream;
 mod watch;
 
 use std::process::ExitCode;
@@ -61,6 +62,8 @@ enum Command {
     Purge(purge::Purge),
     /// Tell what the running server has stored
     Cache(cache::Cache),
+    /// Show the running server's upstreams, or take an endpoint out and in
+    Upstream(upstream::Upstream),
     /// Run the tests beside filters
     Test(test::Test),
     /// Write a new filter and its test
@@ -86,6 +89,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Reload(reload) => reload.run(),
         Command::Purge(purge) => purge.run(),
         Command::Cache(cache) => cache.run(),
+        Command::Upstream(upstream) => upstream.run(),
         Command::Test(test) => test.run(),
         Command::New(new) => new.run(),
         Command::Api(api) => api.run(),

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Deserialize;
 
-use super::operator::Admin;
+use super::admin::Admin;
 use super::print::{answer, fail, report};
 use crate::config::problem::Problem;
 
 #[derive(Debug, Args)]
 pub struct Reload {
     #[command(flatten)]
-    server: Admin,
+    admin: Admin,
 }
 
 /// What the server says then.
@@ -23,15 +23,16 @@ struct Refused {
 
 impl Reload {
     pub fn run(self) -> ExitCode {
-        let admin = self.server.admin;
-        match self.server.ask("POST", "/reload") {
+        match self.admin.ask("POST", "/reload") {
             Ok((200, body)) => answer(&body),
             Ok((422, body)) => match serde_json::from_str::<Refused>(&body) {
                 Ok(Refused { problems }) => report(&problems),
                 Err(_) => fail(format!("reload refused\n{body}")),
             },
-            Ok((status, _)) => fail(format!("{admin}: status {status}: no admin address?")),
-            Err(error) => fail(format!("{admin}: {error}")),
+            Ok((status, _)) => {
+                fail(format!("{}: status {status}: no admin address?", self.admin.admin))
+            }
+            Err(error) => fail(format!("{}: {error}", self.admin.admin)),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::body::{self, BodyAccess, RawBodyAccess};
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, choice, section};
 use super::state::{self, Access, Grants, RawGrants, State};
@@ -19,6 +20,7 @@ pub struct Filter {
     pub config: serde_json::Value,
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
+    pub body: BodyAccess,
     pub state: Grants,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
@@ -143,6 +145,8 @@ section! {
         secrets: Named<RawSecret> = "{}",
         /// What the script may fetch.
         fetch: RawFetch = "{}",
+        /// Which bodies it sees.
+        body: RawBodyAccess = "{}",
         /// Namespaces of `state.kv` that the script may use: `read` or `read_write`.
         kv: Named<Access> = "{}",
         /// Names of `state.rate_limits` that the script may count with.
@@ -229,6 +233,7 @@ pub fn resolve(
             timeout: raw.fetch.timeout,
             max_body: usize::try_from(raw.fetch.max_body.0).unwrap_or(usize::MAX),
         },
+        body: body::resolve(raw.body, problems),
         state: state::resolve_grants(
             RawGrants {
                 kv: raw.kv,

@@ -1,5 +1,7 @@
 //! Configuration: YAML text in, a typed `Config` that cannot be invalid out, or every problem at once.
 
+pub mod aggregate;
+pub mod body;
 pub mod cache;
 pub mod env;
 pub mod filters;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use self::body::BodyAccess;
 use self::cache::Cache;
 use self::filters::{Filter, RawFilter};
 use self::listeners::{Listener, RawListener};
@@ -145,7 +148,7 @@ pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
     parse(&text, file)
 }
 
-fn read_text(file: &Path) -> Result<String, (Pos, String)> {
+pub(in crate::config) fn read_text(file: &Path) -> Result<String, (Pos, String)> {
     let whole = Pos::default();
     let mut bytes = Vec::new();
     File::open(file)
@@ -208,6 +211,9 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     let upstreams = upstreams::resolve(raw.upstreams, problems);
     let state = state::resolve(raw.state, problems);
     let filters = filters::resolve(raw.filters, &upstreams, &state, problems);
+    for filter in filters.iter().filter(|filter| filter.body != BodyAccess::NONE) {
+        body::check_total(filter.body.limit, &raw.limits.held_bodies, &filter.name, problems);
+    }
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);
     Config {
         listeners,

@@ -15,7 +15,7 @@ use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCachea
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::ctx::Ctx;
-use super::{accept, cache, fail, finish, forward, peer, request, response, route};
+use super::{accept, body, cache, collect, fail, finish, forward, peer, request, response, route};
 use crate::snapshot::Shared;
 
 /// The proxy, as Pingora drives it.
@@ -110,11 +110,10 @@ impl ProxyHttp for Gateway {
         reused: bool,
         _peer: &HttpPeer,
         _fd: std::os::fd::RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        peer::connected(ctx, reused);
-        Ok(())
+        peer::connected(ctx, reused, digest)
     }
 
     /// The origin's copy of the request.
@@ -125,17 +124,20 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         forward::prepare(session, head, ctx)?;
-        request::run_upstream(session, head, ctx, &self.shared).await
+        collect::ask_for_whole(head, ctx);
+        request::run_upstream(session, head, ctx, &self.shared).await?;
+        body::send_held(session, head, ctx)
     }
 
     async fn request_body_filter(
         &self,
         session: &mut Session,
-        body: &mut Option<Bytes>,
+        _body: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        request::count_body(session, ctx, body.as_ref().map_or(0, Bytes::len))
+        ctx.body.sent(session);
+        request::limit_body_as_it_comes(session, ctx)
     }
 
     /// The origin's head, before anything else sees it.
@@ -145,6 +147,7 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
+        ctx.body.sent(session);
         response::from_upstream(session, head, ctx, &self.shared).await
     }
 
@@ -206,6 +209,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
         reused: bool,
     ) -> Box<Error> {
+        collect::give_up(session, ctx);
         peer::exchange_failed(session, ctx, peer, error, reused)
     }
 
@@ -215,6 +219,7 @@ impl ProxyHttp for Gateway {
         error: &Error,
         ctx: &mut Box<Ctx>,
     ) -> FailToProxy {
+        collect::give_up(session, ctx);
         fail::answer(session, error, ctx, &self.shared).await
     }
 
@@ -224,6 +229,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Ctx>) {
+        collect::release(session, error, ctx, &self.shared).await;
         finish::record(session, error, ctx, &self.shared).await;
     }
 }

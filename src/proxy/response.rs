@@ -9,14 +9,15 @@ use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::cache;
+use super::collect;
 use super::conform;
 use super::ctx::Ctx;
 use super::exchange;
 use super::fail::{self, Failure, Page};
-use super::filters::{Next, run_hook, run_watched};
+use super::filters::{self, Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
-use crate::script::{From, Hook, ResponseBody, ResponseDraft};
+use crate::script::{From, Hook, MessageBody, ResponseDraft};
 use crate::snapshot::Shared;
 
 /// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
@@ -37,7 +38,7 @@ pub async fn from_upstream(
         peer::still_waiting(ctx)?;
         return cache::pass_informational(session, head).await;
     }
-    peer::end_attempt(ctx, false);
+    peer::answered(ctx, head.status);
     if has_hook(ctx, Hook::UpstreamResponse) {
         Box::pin(run_upstream_filters(session, head, ctx, shared)).await?;
     }
@@ -71,7 +72,7 @@ async fn run_upstream_filters(
         return Ok(());
     };
     let edited = Arc::unwrap_or_clone(edited);
-    if edited.body != ResponseBody::Untouched {
+    if edited.body != MessageBody::Untouched {
         return Err(ctx.refuse(other_body()));
     }
     ctx.cache.wishes = edited.cache.map(|wishes| *wishes).unwrap_or_default();
@@ -100,6 +101,12 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// The words of `Connection` that name no header.
 fn is_about_reuse(word: &[u8]) -> bool {
     word.eq_ignore_ascii_case(b"keep-alive") || word.eq_ignore_ascii_case(b"close")
+}
+
+/// The head that the client was sent, unless it was a 1xx, which Pingora counts too.
+pub fn sent(session: &Session) -> Option<&ResponseHeader> {
+    let upgraded = |head: &ResponseHeader| head.status == StatusCode::SWITCHING_PROTOCOLS;
+    session.response_written().filter(|head| !head.status.is_informational() || upgraded(head))
 }
 
 /// Where the body ends, and what comes after it.
@@ -138,13 +145,20 @@ async fn show(
         return Ok(());
     }
     cache::before_client(session, head, ctx, shared).await?;
+    if collect::begin(session, head, ctx, shared)? {
+        return finish_head(session, head, ctx, shared);
+    }
     if has_hook(ctx, Hook::Response) {
-        let draft = Arc::new(exchange::of_response(head, cache::from(session)));
+        let mut draft = exchange::of_response(head, cache::from(session));
+        if collect::shows_none(session, head, ctx) {
+            draft.body = MessageBody::Held(Bytes::new());
+        }
+        let draft = Arc::new(draft);
         let edited = Box::pin(run_filters(session, ctx, shared, draft.clone())).await?;
         if !Arc::ptr_eq(&draft, &edited) {
             let edited = Arc::unwrap_or_clone(edited);
             exchange::edit_response(head, edited.status, edited.headers);
-            if let ResponseBody::Replaced(body) = edited.body {
+            if let MessageBody::Replaced(body) = edited.body {
                 replace_body(session, head, ctx, body)?;
             }
         }
@@ -180,6 +194,12 @@ async fn run_filters(
     exchange.response = Some(draft);
     let entered = route.filters.iter().take(ctx.scripts.entered);
     for filter in entered.rev().filter(|filter| filter.script.has(Hook::Response)) {
+        if let Some(why) = collect::too_large_for(filter, &exchange) {
+            match filters::refuse_all(ctx, std::slice::from_ref(filter), &why) {
+                Some(failure) => return Err(ctx.refuse(failure)),
+                None => continue,
+            }
+        }
         exchange = match run_watched(session, shared, ctx, filter, Hook::Response, exchange).await {
             Next::Continue(exchange) => exchange,
             Next::Fail(failure) => return Err(ctx.refuse(failure)),
@@ -236,7 +256,6 @@ fn finish_head(
     head::edit_response(head, |parts| {
         parts.headers.insert(&REQUEST_ID, facts.request_id.clone());
     });
-    cache::finish_head(session, head, ctx)?;
     ctx.outcome.first_byte = Some(facts.started.elapsed());
     ctx.outcome.status = head.status.as_u16();
     if !shared.is_ready() {
@@ -259,8 +278,7 @@ pub async fn send_draft(
         true => Arc::unwrap_or_clone(run_filters(session, ctx, shared, Arc::new(answer)).await?),
         false => answer,
     };
-    let (status, headers, body) = exchange::of_draft(&edited);
-    write(session, ctx, status, headers, body).await
+    write(session, ctx, shared, edited).await
 }
 
 /// A filter answered in place of the origin while the upstream request was being prepared: the
@@ -297,8 +315,7 @@ pub async fn send_failure(
         false => own,
     };
     ctx.outcome.failure = Some(failure.clone());
-    let (status, headers, body) = exchange::of_draft(&edited);
-    write(session, ctx, status, headers, body).await.is_ok()
+    write(session, ctx, shared, Arc::unwrap_or_clone(edited)).await.is_ok()
 }
 
 /// The innermost `on_error` that returns a response has the word.
@@ -332,10 +349,10 @@ async fn ask_on_error(
 async fn write(
     session: &mut Session,
     ctx: &mut Ctx,
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
+    shared: &Shared,
+    draft: ResponseDraft,
 ) -> Result<()> {
+    let (status, headers, body) = exchange::of_draft(&draft);
     let mut head = ResponseHeader::build(status, Some(headers.len() + 2))?;
     for (name, value) in &headers {
         if !is_framing(name) && !is_hop_by_hop(name) {
@@ -352,7 +369,10 @@ async fn write(
     }
     ctx.outcome.status = status.as_u16();
     if has_hook(ctx, Hook::Log) {
-        ctx.scripts.response = Some(exchange::of_response(&head, From::Filter));
+        ctx.scripts.response = Some(exchange::of_response(&head, draft.from));
+    }
+    if !shared.is_ready() {
+        session.set_keepalive(None);
     }
     let no_body = bodiless || body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(head), no_body).await?;

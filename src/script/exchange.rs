@@ -27,6 +27,7 @@ pub struct RequestDraft {
     /// Without its `?`; None when the target has none.
     pub query: Option<String>,
     pub headers: HeaderMap,
+    pub body: MessageBody,
     pub version: http::Version,
     pub id: String,
     pub route: String,
@@ -67,7 +68,7 @@ pub struct CertInfo {
 pub struct ResponseDraft {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub body: ResponseBody,
+    pub body: MessageBody,
     pub from: From,
     /// How it is to be stored; there in `on_upstream_response` only.
     pub cache: Option<Box<Wishes>>,
@@ -76,15 +77,18 @@ pub struct ResponseDraft {
 impl ResponseDraft {
     /// A filter's own response.
     pub fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
-        let body = ResponseBody::Replaced(body.into());
+        let body = MessageBody::Replaced(body.into());
         Self { status, headers: HeaderMap::new(), body, from: From::Filter, cache: None }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ResponseBody {
-    /// The body streams through; the script has not seen it.
+pub enum MessageBody {
+    /// It streams past; no script has seen it.
     Untouched,
+    /// It was read whole, as it came. Left so, it goes on as it came.
+    Held(Bytes),
+    /// A script's own.
     Replaced(Bytes),
 }
 
@@ -164,6 +168,7 @@ impl Exchange {
             path: "/".into(),
             query: None,
             headers: HeaderMap::new(),
+            body: MessageBody::Untouched,
             version: http::Version::HTTP_11,
             id: "test-1".into(),
             route: "test".into(),

@@ -9,11 +9,13 @@ use http::StatusCode;
 
 use super::compile::compile_source;
 use super::*;
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
 use crate::state::{Geo, Lists, Live, Location, Place};
 
 mod api;
+mod body;
 mod coverage;
 mod crypto;
 mod hostile;
@@ -35,6 +37,7 @@ fn filter() -> Filter {
         },
         state: grants(),
         limits: FilterLimits::default(),
+        body: BodyAccess { request: BodyMode::Buffer, ..BodyAccess::NONE },
         on_fault: OnFault::Closed,
         tests: Default::default(),
     }
@@ -116,8 +119,8 @@ fn answer(run: &Run) -> &ResponseDraft {
 
 fn body(response: &ResponseDraft) -> String {
     match &response.body {
-        ResponseBody::Replaced(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
-        ResponseBody::Untouched => panic!("the body is untouched"),
+        MessageBody::Replaced(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        other => panic!("not a body of the script's own: {other:?}"),
     }
 }
 
@@ -360,12 +363,12 @@ async fn ctx_and_responses_in_later_hooks() {
     let step = |hook, exchange| run(&script, hook, exchange, host.clone(), limits());
     let mut exchange = step(Hook::Request, Exchange::for_test()).await.exchange;
     let mut response = ResponseDraft::new(StatusCode::OK, "");
-    response.body = ResponseBody::Untouched;
+    response.body = MessageBody::Untouched;
     exchange.response = Some(Arc::new(response));
     let run = step(Hook::Response, exchange).await;
     assert!(matches!(run.outcome, Outcome::Continue), "{:?}", run.outcome);
     let response = run.exchange.response.as_ref().unwrap();
-    assert_eq!((response.status.as_u16(), &response.body), (201, &ResponseBody::Untouched));
+    assert_eq!((response.status.as_u16(), &response.body), (201, &MessageBody::Untouched));
     assert_eq!(response.headers["x-user"], "bob");
     let mut exchange = step(Hook::Log, run.exchange).await.exchange;
     assert_eq!(host.logged.lock()[0].1, "bob 201");

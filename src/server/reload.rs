@@ -102,7 +102,7 @@ impl Listeners {
         for (name, address) in applied.opened {
             log::info!("listening: {name} on {address}");
         }
-        self.start_health(runtime);
+        self.start_watches(runtime);
         self.shared.prune(&previous);
         Ok(changes)
     }

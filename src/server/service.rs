@@ -24,7 +24,7 @@ use crate::listen::{BindError, Bound, ConnLimits, ConnState, ListenerSet, Refusa
 use crate::proxy::Gateway;
 use crate::snapshot::Shared;
 use crate::telemetry::access_log::Entry;
-use crate::upstream::health::{self, HealthObserver};
+use crate::upstream::watch;
 
 /// In place of what could not be read.
 const UNREAD: &str = "-";
@@ -105,18 +105,13 @@ impl Listeners {
         }
     }
 
-    /// Starts the checks of the snapshot that serves; those of the one before end.
-    pub fn start_health(&self, runtime: &Handle) {
-        let observer: Arc<dyn HealthObserver> = Arc::new(Observer(Arc::clone(&self.shared)));
+    /// Starts what goes on beside requests in the snapshot that serves; that of the one before ends.
+    pub fn start_watches(&self, runtime: &Handle) {
         let snapshot = self.shared.snapshot.load();
-        let tasks = snapshot.upstreams.values().map(|upstream| {
-            for member in upstream.pool.members() {
-                let address = member.endpoint.address().to_string();
-                upstream.metrics.endpoint(&address).set_healthy(member.endpoint.healthy());
-            }
-            health::spawn(&upstream.pool, &self.shared.client, &observer, runtime)
-        });
-        *self.shared.health.lock() = tasks.collect();
+        let tasks = snapshot.upstreams.values();
+        let tasks =
+            tasks.map(|upstream| watch::spawn(&upstream.pool, &self.shared.client, runtime));
+        *self.shared.watches.lock() = tasks.collect();
     }
 
     /// Takes in lists whose file changes, for as long as the program serves.
@@ -172,21 +167,6 @@ impl Witness for RefusalLog {
     }
 }
 
-/// One line and one sample for each change of an endpoint's health.
-struct Observer(Arc<Shared>);
-
-impl HealthObserver for Observer {
-    fn transition(&self, upstream: &str, endpoint: SocketAddr, healthy: bool, reason: &str) {
-        if let Some(state) = self.0.snapshot.load().upstreams.get(upstream) {
-            state.metrics.endpoint(&endpoint.to_string()).set_healthy(healthy);
-        }
-        match healthy {
-            true => log::info!("upstream {upstream}: endpoint {endpoint} is healthy ({reason})"),
-            false => log::warn!("upstream {upstream}: endpoint {endpoint} is unhealthy ({reason})"),
-        }
-    }
-}
-
 /// Is told, once, where each listener really listens.
 pub type Announce = Arc<dyn Fn(&[(String, SocketAddr)]) + Send + Sync>;
 
@@ -229,7 +209,7 @@ impl Service {
             announced.extend(address.map(|address| (name.to_owned(), address)));
             sets.push(set);
         }
-        listeners.start_health(runtime);
+        listeners.start_watches(runtime);
         listeners.watch_lists(runtime);
         listeners.shared.ready.store(true, Relaxed);
         (self.announce)(&announced);

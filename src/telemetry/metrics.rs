@@ -11,7 +11,8 @@ use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{IntCounter, Registry, TextEncoder};
 
 use super::handles::{
-    FilterMetrics, Held, NamespaceMetrics, RateLimitMetrics, Reasons, RouteMetrics, UpstreamMetrics,
+    FilterMetrics, Held, HeldBytes, NamespaceMetrics, RateLimitMetrics, Reasons, RouteMetrics,
+    UpstreamMetrics,
 };
 use super::slots::Slots;
 use super::table::Families;
@@ -102,6 +103,11 @@ impl Metrics {
     /// A request began; it is in flight until the guard is dropped.
     pub fn request_started(&self) -> Held {
         Held::new(&self.families.requests_in_flight)
+    }
+
+    /// The count of a body that is about to be held; it grows with the body.
+    pub fn held_body(&self) -> HeldBytes {
+        HeldBytes::none(&self.families.held_body_bytes)
     }
 
     /// A request was refused before a route served it.
@@ -198,6 +204,11 @@ impl Metrics {
         prune(&families.upstream_retries_total, "upstream", upstreams);
         prune(&families.upstream_connections_total, "upstream", upstreams);
         prune(&families.endpoint_healthy, "upstream", upstreams);
+        prune(&families.upstream_refusals_total, "upstream", upstreams);
+        prune(&families.upstream_ejections_total, "upstream", upstreams);
+        prune(&families.upstream_circuit_open, "upstream", upstreams);
+        prune(&families.upstream_panic, "upstream", upstreams);
+        prune(&families.upstream_discovery_failures_total, "upstream", upstreams);
 
         let filters = &live.filters;
         self.filters.lock().retain(|name, _| filters.contains(name.as_str()));
@@ -327,6 +338,8 @@ mod tests {
             let upstream = metrics.upstream(name);
             upstream.request("success");
             upstream.failure("connect");
+            upstream.refused("requests");
+            upstream.ejection("5xx");
             upstream.retry();
             upstream.connection(true);
             upstream.endpoint("127.0.0.1:1").set_healthy(true);
@@ -362,6 +375,19 @@ mod tests {
         assert!(text(&metrics).contains("selvedge_requests_in_flight 1"));
         drop(request);
         assert!(text(&metrics).contains("selvedge_requests_in_flight 0"));
+    }
+
+    #[test]
+    fn bodies_are_held_up_to_a_total() {
+        let metrics = Metrics::new().expect("registers");
+        let (mut one, mut other) = (metrics.held_body(), metrics.held_body());
+        assert!(one.grow(60, 100));
+        assert!(!other.grow(41, 100), "101 of 100 bytes");
+        assert!(other.grow(40, 100));
+        assert!(text(&metrics).contains("selvedge_held_body_bytes 100"));
+        drop(one);
+        assert!(text(&metrics).contains("selvedge_held_body_bytes 40"));
+        assert!(other.grow(60, 100), "what is given back can be held again");
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub async fn before_client(
         }
     }
     forget(session, head, ctx, shared).await;
-    Ok(())
+    tell(session, head, ctx)
 }
 
 /// Forgets what an unsafe request made invalid (RFC 9111, 4.4): all variants, on any route.
@@ -104,8 +104,8 @@ async fn forget(session: &Session, head: &ResponseHeader, ctx: &Ctx, shared: &Sh
     }
 }
 
-/// The last word on the head.
-pub fn finish_head(session: &Session, head: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+/// Adds `Cache-Status`, which filters may still make something else of.
+fn tell(session: &Session, head: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
     let cached = ctx.routed.as_ref().is_some_and(|routed| routed.route.config.cache.is_some());
     let Some(handled) = handled(session, &ctx.cache).filter(|_| cached) else { return Ok(()) };
     let detail = match session.cache.phase() {

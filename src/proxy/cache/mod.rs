@@ -15,8 +15,7 @@ mod refresh;
 
 pub use admit::{admit, origin_answered};
 pub use answer::{
-    before_client, finish_head, from, is_out_of_store, outcome, pass_informational, record,
-    refuse_unstored,
+    before_client, from, is_out_of_store, outcome, pass_informational, record, refuse_unstored,
 };
 pub use hit::{judge, serve_stale};
 pub use refresh::{adopt, may_begin};
@@ -28,6 +27,7 @@ use pingora_cache::key::HashBinary;
 use pingora_cache::{CacheKey, CacheMeta, CacheOptionOverrides, VarianceBuilder};
 use pingora_proxy::Session;
 
+use super::collect;
 use super::ctx::Ctx;
 use crate::cache::Claim;
 use crate::cache::key::{Asked, Location, key};
@@ -82,10 +82,12 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
         return Ok(());
     }
     let Some(cache) = shared.cache() else { return Ok(()) };
-    let mut options = CacheOptionOverrides::default();
-    options.wait_timeout = Some(rules.wait);
     // A POST is never answered, so it waits for nobody, and what it brings says nothing of a GET.
     let reads = head.method != Method::POST;
+    // A filter that wants all of it is not shown a part.
+    session.ignore_downstream_range = collect::is_asked(ctx);
+    let mut options = CacheOptionOverrides::default();
+    options.wait_timeout = Some(rules.wait);
     let lock = reads.then_some(cache.lock);
     let predictor = reads.then_some(cache.predictor as _);
     session.cache.enable(cache.store, None, predictor, lock, Some(options));

@@ -22,6 +22,7 @@ mod lists;
 mod logging;
 mod negotiate;
 mod objects;
+mod octets;
 mod pending;
 mod query;
 mod random;
@@ -43,7 +44,7 @@ pub use convert::handle_in;
 pub use definitions::definitions;
 pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
-pub use objects::{Objects, Request, Response};
+pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run, wait};
 pub use table::Doc;
@@ -79,6 +80,7 @@ fn table() -> table::Table {
         .kind::<Response>("Response")
         .kind::<objects::Headers>("Headers")
         .kind::<body::Body>("Body")
+        .kind::<octets::Octets>("Bytes")
         .kind::<query::Query>("Query")
         .kind::<cookies::Cookies>("Cookies")
         .kind::<cache::CacheHandle>("Cache")
@@ -103,6 +105,7 @@ fn table() -> table::Table {
     cache::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
+    octets::area(&mut table);
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);

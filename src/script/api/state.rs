@@ -9,6 +9,7 @@ use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
 use super::{Outcome, fail};
+use crate::config::body::BodyAccess;
 use crate::config::filters::{Fetch, Filter, Secret};
 use crate::config::state::Grants;
 use crate::script::exchange::Ctx;
@@ -22,6 +23,7 @@ pub struct Facts {
     pub config: Dynamic,
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
+    pub body: BodyAccess,
     pub state: Grants,
     /// Those of `state.dicts` and `state.ipsets`.
     pub dicts: BTreeMap<String, Arc<Live<Dict>>>,
@@ -45,6 +47,7 @@ impl Facts {
             },
             secrets: filter.secrets.clone(),
             fetch: filter.fetch.clone(),
+            body: filter.body,
         }
     }
 }

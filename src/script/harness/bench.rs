@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rhai::{Dynamic, Engine, Map};
 
 use super::answers::{Answer, Answers};
-use super::given::{exchange_of, filter_of, place_of, upstreams_of};
+use super::given::{body_of, exchange_of, filter_of, place_of, upstreams_of};
 use super::life::{Life, Seen};
 use super::outcome::outcome;
 use super::stage::{Calls, Stage};
@@ -106,14 +106,15 @@ impl Bench {
 
     fn live(&self, script: &str, given: &Map, settings: &Map) -> Told<(Seen, Calls)> {
         let filter = filter_of(&self.folder.join(script), settings)?;
-        let start = exchange_of(given)?;
+        let mut start = exchange_of(given)?;
+        let body = body_of(given, Arc::make_mut(&mut start.request))?;
         let origin = Answer::of_origin(given.get("response"))?;
         let answers = Answers::of(given.get("fetches").unwrap_or(&Dynamic::UNIT))?;
         let compiled = self.compiled(script, settings, &filter)?;
         let stage = self.stage();
         stage.begin(answers, upstreams_of(given)?, place_of(given)?);
         let life = Life::new(compiled, Arc::clone(&stage), &filter, &start);
-        let seen = wait(life.live(start, origin))?;
+        let seen = wait(life.live(start, body, origin))?;
         let calls = stage.take_calls();
         match calls.unanswered.first() {
             Some(fetch) => Err(told(format!("the test has no answer for the fetch {fetch}"))),

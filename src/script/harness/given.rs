@@ -5,18 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use rhai::{Array, Dynamic, Map};
 
 use super::state::grants_of;
 use super::{Told, told};
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
 use crate::script::api::convert::{scalar_text, to_json};
-use crate::script::api::seconds;
-use crate::script::exchange::{CertInfo, Exchange, RequestDraft, TlsInfo};
+use crate::script::api::{seconds, set_body};
+use crate::script::exchange::{CertInfo, Exchange, MessageBody, RequestDraft, TlsInfo};
 use crate::state::{Location, Place};
 
-const REQUEST: [&str; 19] = [
+const REQUEST: [&str; 20] = [
     "method",
     "url",
     "scheme",
@@ -24,6 +26,7 @@ const REQUEST: [&str; 19] = [
     "path",
     "version",
     "headers",
+    "body",
     "cookies",
     "ip",
     "port",
@@ -37,10 +40,11 @@ const REQUEST: [&str; 19] = [
     "response",
     "fetches",
 ];
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 12] = [
     "config",
     "secrets",
     "fetch",
+    "body",
     "limits",
     "on_fault",
     "kv",
@@ -75,6 +79,17 @@ pub fn exchange_of(given: &Map) -> Told<Exchange> {
     request.params = params.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     headers(request, given)?;
     Ok(exchange)
+}
+
+/// The body that the client sends; a map or a list is JSON, and says so.
+pub fn body_of(given: &Map, request: &mut RequestDraft) -> Told<Bytes> {
+    let Some(body) = given.get("body") else { return Ok(Bytes::new()) };
+    let mut told = MessageBody::Untouched;
+    set_body(&mut request.headers, &mut told, body)?;
+    match told {
+        MessageBody::Replaced(bytes) | MessageBody::Held(bytes) => Ok(bytes),
+        MessageBody::Untouched => Ok(Bytes::new()),
+    }
 }
 
 /// Upstreams by name, and whether each has a healthy endpoint.
@@ -213,6 +228,7 @@ pub fn plain_filter(script: &Path) -> Filter {
             timeout: Duration::from_secs(5),
             max_body: 1 << 20,
         },
+        body: BodyAccess::NONE,
         state: Default::default(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
@@ -232,6 +248,9 @@ pub fn filter_of(script: &Path, settings: &Map) -> Told<Filter> {
     }
     if let Some(fetch) = settings.get("fetch") {
         grant(&mut filter.fetch, fetch)?;
+    }
+    if let Some(body) = settings.get("body") {
+        see(&mut filter.body, body)?;
     }
     filter.state = grants_of(settings)?;
     limit(&mut filter.limits, &map_in(settings, "limits")?)?;
@@ -265,6 +284,24 @@ fn grant(fetch: &mut Fetch, given: &Dynamic) -> Told<()> {
         let text = origin.to_string();
         let parsed = Origin::parse(&text);
         fetch.allow.push(parsed.ok_or_else(|| not("fetch", &text, "an origin"))?);
+    }
+    Ok(())
+}
+
+/// A map as in the configuration.
+fn see(access: &mut BodyAccess, given: &Dynamic) -> Told<()> {
+    let map = given.read_lock::<Map>().map(|map| map.clone());
+    let map = map.ok_or_else(|| not("body", &given.to_string(), "a map"))?;
+    known(&map, "body", &["request", "response", "limit"])?;
+    for (key, place) in [("request", &mut access.request), ("response", &mut access.response)] {
+        *place = match text(&map, key).as_deref() {
+            None | Some("none") => BodyMode::None,
+            Some("buffer") => BodyMode::Buffer,
+            Some(other) => return Err(not(key, other, "none or buffer")),
+        };
+    }
+    if let Some(bytes) = map.get("limit") {
+        access.limit = whole("limit", bytes)?;
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ fn exchange() -> Exchange {
     let response = ResponseDraft {
         status: StatusCode::OK,
         headers,
-        body: ResponseBody::Untouched,
+        body: MessageBody::Untouched,
         from: From::Origin,
         cache: Some(Box::default()),
     };

@@ -10,8 +10,8 @@ async fn told(state: &Arc<State>, body: &str) -> String {
     let run = run_with(&source, Exchange::for_test(), Arc::new(host)).await;
     match &run.outcome {
         Outcome::Answer(answer) => match &answer.body {
-            ResponseBody::Replaced(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            ResponseBody::Untouched => String::new(),
+            MessageBody::Replaced(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            MessageBody::Held(_) | MessageBody::Untouched => String::new(),
         },
         other => panic!("{body}: {other:?}"),
     }

@@ -1,4 +1,4 @@
-//! How commands ask the admin address of a running server.
+//! Asking the admin address of a running server.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use clap::Args;
 
-/// Where the running server answers operators.
 #[derive(Debug, Args)]
 pub struct Admin {
     /// The admin address of the running server
@@ -23,7 +22,7 @@ fn resolve(text: &str) -> Result<SocketAddr, String> {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A large configuration with many scripts takes seconds to load.
+/// A large configuration with many scripts takes seconds to reload.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Admin {
