@@ -106,7 +106,8 @@ impl Cache {
     /// The right to refresh an entry in the background, unless somebody has it.
     pub fn claim(&'static self, key: &CacheKey) -> Option<Claim> {
         let key = key.combined_bin();
-        self.refreshing.lock().insert(key).then_some(Claim { cache: self, key })
+        let first = self.refreshing.lock().insert(key);
+        first.then(|| Claim { cache: self, key })
     }
 }
 
