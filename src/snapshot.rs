@@ -24,7 +24,7 @@ use crate::config::service::Limits;
 use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Found, RequestView, Router};
-use crate::script::{Diagnostic, Hook, KeySets, Script, compile, required};
+use crate::script::{AfterQueue, Diagnostic, Hook, KeySets, Script, compile, required};
 use crate::state::{ListError, Lists, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub version: u64,
     pub router: Router,
     pub routes: Vec<Arc<RouteState>>,
+    /// Filters that have a schedule.
+    pub scheduled: Vec<Arc<FilterState>>,
     pub upstreams: HashMap<Arc<str>, Arc<UpstreamState>>,
     pub trusted_proxies: Vec<IpNet>,
     pub limits: Limits,
@@ -132,6 +134,8 @@ impl Snapshot {
             return Err(problems.into_sorted());
         };
         let caches = config.routes.iter().any(|route| route.cache.is_some());
+        let is_scheduled = |filter: &&Arc<FilterState>| !filter.config.schedule.is_empty();
+        let scheduled = filters.iter().filter(is_scheduled).cloned().collect();
         let routes = config.routes.into_iter().map(|route| {
             let upstream = match &route.action {
                 Action::Upstream(index) => upstreams.get(*index).cloned(),
@@ -156,6 +160,7 @@ impl Snapshot {
             version: previous.map_or(1, |previous| previous.version + 1),
             router,
             routes: routes.collect(),
+            scheduled,
             upstreams: upstreams.into_iter().map(|u| (u.pool.name().clone(), u)).collect(),
             trusted_proxies: config.trusted_proxies,
             limits: config.limits,
@@ -201,6 +206,11 @@ fn build_filters(
     for (filter, at) in config.filters.iter().zip(&config.places.filters) {
         let compiled = compile(filter, lists).and_then(|script| tested(filter).map(|()| script));
         match compiled {
+            Ok(script) if !filter.schedule.is_empty() && !script.has(Hook::Schedule) => {
+                let path = format!("filters.{}.schedule", filter.name);
+                let hint = Some("add fn on_schedule(ev) to the script".to_owned());
+                problems.add(*at, &path, "the script has no on_schedule".to_owned(), hint);
+            }
             Ok(script) => built.push(Arc::new(FilterState {
                 metrics: metrics.filter(&filter.name),
                 script: Arc::new(script),
@@ -322,6 +332,8 @@ pub struct Shared {
     pub state: Arc<State>,
     /// Where `selvedge dev` shows what happens; nowhere else is there one.
     pub dev: Option<Show>,
+    /// What filters do after responses.
+    pub after: AfterQueue,
     /// What filters fetched of issuers' keys.
     pub key_sets: Arc<KeySets>,
     /// Whether new requests are wanted: false before all listeners serve, and in a drain.
@@ -355,6 +367,7 @@ impl Shared {
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
             dev,
+            after: AfterQueue::default(),
             key_sets: Arc::default(),
             ready: AtomicBool::new(false),
             watches: Mutex::default(),
@@ -389,6 +402,7 @@ impl Shared {
         if let Some(cache) = self.cache() {
             self.metrics.cache(&cache.figures());
         }
+        self.metrics.after_running(self.after.running());
         self.metrics.render().map_err(|error| error.to_string())
     }
 
@@ -406,6 +420,7 @@ impl Shared {
             }
         }
         let filters = snapshot.routes.iter().flat_map(|route| &route.filters);
+        let filters = filters.chain(&snapshot.scheduled);
         self.state.retain(&snapshot.state);
         self.metrics.retain(&Live {
             routes: snapshot.routes.iter().map(|route| &*route.name).collect(),

@@ -83,9 +83,8 @@ fn many_who_want_the_same_make_one_request() {
     let origin = numbering("cache-control: max-age=60\r\n", Duration::from_millis(500));
     let site = site(&origin, "{ wait: 30s }", "");
     let address = site.address("public");
-    let mut clients: Vec<Client> = (0..CLIENTS)
-        .map(|_| Client::connect(address).expect("the listener accepts"))
-        .collect();
+    let mut clients: Vec<Client> =
+        (0..CLIENTS).map(|_| Client::connect(address).expect("the listener accepts")).collect();
     for client in &mut clients {
         client.send(b"GET /x HTTP/1.1\r\nHost: shop.test\r\n\r\n").expect("sent");
     }
@@ -153,10 +152,8 @@ fn stale_is_served_while_one_refresh_runs() {
 
 #[test]
 fn a_refresh_runs_no_filter_for_clients_twice() {
-    let origin = numbering(
-        "cache-control: max-age=1, stale-while-revalidate=60\r\n",
-        Duration::ZERO,
-    );
+    let origin =
+        numbering("cache-control: max-age=1, stale-while-revalidate=60\r\n", Duration::ZERO);
     let folder = Folder::new();
     folder.write(
         "f.rhai",
@@ -178,10 +175,8 @@ fn a_refresh_runs_no_filter_for_clients_twice() {
 
 #[test]
 fn stale_stands_in_for_an_origin_that_fails() {
-    let origin = numbering(
-        "cache-control: max-age=1, stale-if-error=3\r\netag: \"a\"\r\n",
-        Duration::ZERO,
-    );
+    let origin =
+        numbering("cache-control: max-age=1, stale-if-error=3\r\netag: \"a\"\r\n", Duration::ZERO);
     let site = site(&origin, "{}", "");
     assert_eq!(site.get("/x").text(), "1");
     origin.down.store(true, SeqCst);

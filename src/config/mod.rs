@@ -3,6 +3,7 @@
 pub mod aggregate;
 pub mod body;
 pub mod cache;
+pub mod cron;
 pub mod env;
 pub mod filters;
 pub mod listeners;
@@ -11,6 +12,7 @@ pub mod problem;
 pub mod read;
 pub mod reference;
 pub mod routes;
+pub mod schedule;
 pub mod service;
 pub mod state;
 pub mod upstreams;
@@ -214,6 +216,7 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     for filter in filters.iter().filter(|filter| filter.body != BodyAccess::NONE) {
         body::check_total(filter.body.limit, &raw.limits.held_bodies, &filter.name, problems);
     }
+    state::check_store(&state, &filters, problems);
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);
     Config {
         listeners,

@@ -6,6 +6,7 @@ use http::{HeaderMap, header};
 use pingora::Error;
 use pingora_proxy::Session;
 
+use super::after;
 use super::cache;
 use super::ctx::{Ctx, Facts};
 use super::dev;
@@ -33,7 +34,9 @@ pub async fn record(
     }
     cache::record(session, ctx);
     if ctx.cache.is_refresh() {
-        return; // No client asked for it.
+        // No client asked for it, so no line is written; hooks towards the origin have run.
+        after::start(ctx, shared);
+        return;
     }
     ctx.outcome.status = response::sent(session).map_or(0, |head| head.status.as_u16());
     ctx.outcome.body_out = session.body_bytes_sent() as u64;
@@ -42,10 +45,12 @@ pub async fn record(
     if let (Some(log), Some(facts)) = (&*shared.access_log.load(), &ctx.facts) {
         log.write(entry(session, ctx, facts));
     }
+    after::start(ctx, shared);
     if let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone())
         && route.has(Hook::Log)
     {
         Box::pin(run_on_log(session, ctx, shared, &route)).await;
+        after::start(ctx, shared);
     }
     dev::tell(session, ctx, shared);
 }

@@ -2,6 +2,8 @@
 
 /// Ids, trace context, the client's true address, sanity of the head.
 mod accept;
+/// What filters left for after the response.
+mod after;
 /// Routes that answer with several upstreams' answers in one.
 mod aggregate;
 /// Request bodies that filters ask for.
@@ -38,6 +40,8 @@ mod request;
 mod response;
 /// Host, path and conditions to a route; routes that answer by themselves.
 mod route;
+/// What filters do by the clock.
+pub mod schedule;
 /// A session in place of the client's own, with a body that we hold.
 mod stand_in;
 

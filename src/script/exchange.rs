@@ -16,6 +16,16 @@ pub struct Exchange {
     pub request: Arc<RequestDraft>,
     pub response: Option<Arc<ResponseDraft>>,
     pub error: Option<ErrorInfo>,
+    pub event: Option<Event>,
+}
+
+/// What `on_schedule` is given.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Of the schedule's entry.
+    pub name: String,
+    /// When it was due, in seconds since 1970.
+    pub time: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -161,6 +171,16 @@ impl Ctx {
 impl Exchange {
     /// A GET of `/`, for tests.
     pub fn for_test() -> Self {
+        Self::without_client("test-1", "test")
+    }
+
+    /// What no client asked for; the id and the route are for the log.
+    pub fn of_event(event: Event) -> Self {
+        let id = format!("{}-{}", event.name, event.time);
+        Self { event: Some(event), ..Self::without_client(&id, "schedule") }
+    }
+
+    fn without_client(id: &str, route: &str) -> Self {
         let request = RequestDraft {
             method: Method::GET,
             scheme: "http".into(),
@@ -170,14 +190,14 @@ impl Exchange {
             headers: HeaderMap::new(),
             body: MessageBody::Untouched,
             version: http::Version::HTTP_11,
-            id: "test-1".into(),
-            route: "test".into(),
+            id: id.into(),
+            route: route.into(),
             params: Vec::new(),
             upstream: None,
             cache_key: None,
             client: Client { ip: IpAddr::from([127, 0, 0, 1]), port: 40000, tls: None },
             ctx: Ctx::default(),
         };
-        Self { request: Arc::new(request), response: None, error: None }
+        Self { request: Arc::new(request), response: None, error: None, event: None }
     }
 }

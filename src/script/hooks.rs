@@ -16,16 +16,19 @@ pub enum Hook {
     Error,
     /// After the last byte.
     Log,
+    /// By the filter's schedule; there is no request.
+    Schedule,
 }
 
 impl Hook {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Request,
         Self::UpstreamRequest,
         Self::UpstreamResponse,
         Self::Response,
         Self::Error,
         Self::Log,
+        Self::Schedule,
     ];
 
     pub fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Hook {
             Self::Response => "on_response",
             Self::Error => "on_error",
             Self::Log => "on_log",
+            Self::Schedule => "on_schedule",
         }
     }
 
@@ -46,6 +50,7 @@ impl Hook {
             Self::UpstreamResponse | Self::Response => &["res", "req"],
             Self::Error => &["err", "req"],
             Self::Log => &["req", "res"],
+            Self::Schedule => &["ev"],
         }
     }
 
@@ -60,6 +65,7 @@ impl Hook {
             Self::UpstreamResponse | Self::Response => vec![res, req],
             Self::Error => vec![state.error(), req],
             Self::Log => vec![req, res],
+            Self::Schedule => vec![state.event()],
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secre
 use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
 use crate::state::{Geo, Lists, Live, Location, Place};
 
+mod after;
 mod api;
 mod body;
 mod coverage;
@@ -36,6 +37,7 @@ fn filter() -> Filter {
             max_body: 1 << 20,
         },
         state: grants(),
+        schedule: Vec::new(),
         limits: FilterLimits::default(),
         body: BodyAccess { request: BodyMode::Buffer, ..BodyAccess::NONE },
         on_fault: OnFault::Closed,

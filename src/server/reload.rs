@@ -103,6 +103,7 @@ impl Listeners {
             log::info!("listening: {name} on {address}");
         }
         self.start_watches(runtime);
+        self.start_schedules(runtime);
         self.shared.prune(&previous);
         Ok(changes)
     }

@@ -3,7 +3,7 @@
 //! No method here takes a lock after the first use of a label value (see [`Slots`]).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
@@ -326,6 +326,23 @@ impl FilterMetrics {
         let family = &self.families.filter_limit_hits_total;
         let make = || family.with_label_values(&[self.name.as_str(), limit]);
         self.limits.with(limit, make, |counter| counter.inc());
+    }
+
+    /// An entry of the filter's schedule was due.
+    pub fn scheduled(&self, entry: &str, outcome: &'static str) {
+        let labels = [self.name.as_str(), entry, outcome];
+        self.families.schedule_runs_total.with_label_values(&labels).inc();
+        if outcome == "continue" {
+            let last = &self.families.schedule_last_success_timestamp_seconds;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+            last.with_label_values(&labels[..2]).set(seconds);
+        }
+    }
+
+    /// Work after a response was not done.
+    pub fn after_dropped(&self) {
+        self.families.filter_after_dropped_total.with_label_values(&[&self.name]).inc();
     }
 
     /// A fetch ended.

@@ -116,6 +116,11 @@ impl Metrics {
         self.rejected_requests.with(reason, make, |counter| counter.inc());
     }
 
+    /// Called at each scrape.
+    pub fn after_running(&self, count: usize) {
+        self.families.filter_after_running.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Catches up with what the listeners have counted; called at each scrape.
     pub fn connections(&self, figures: &ConnectionFigures) {
         let families = &self.families;
@@ -217,6 +222,9 @@ impl Metrics {
         prune(&families.filter_operations, "filter", filters);
         prune(&families.filter_memory_bytes, "filter", filters);
         prune(&families.filter_limit_hits_total, "filter", filters);
+        prune(&families.filter_after_dropped_total, "filter", filters);
+        prune(&families.schedule_runs_total, "filter", filters);
+        prune(&families.schedule_last_success_timestamp_seconds, "filter", filters);
         prune(&families.fetches_total, "filter", filters);
 
         let namespaces = &live.namespaces;

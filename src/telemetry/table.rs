@@ -184,6 +184,15 @@ table! {
         "Peak memory of a hook's run.";
     filter_limit_hits_total: IntCounterVec, ["filter", "limit"], Plain,
         "Runs that were stopped by a limit.";
+    filter_after_running: IntGauge, [], Plain,
+        "Work of filters after responses that is under way.";
+    filter_after_dropped_total: IntCounterVec, ["filter"], Plain,
+        "Work after responses that was not done, as too much was under way or the process ended.";
+    schedule_runs_total: IntCounterVec, ["filter", "schedule", "outcome"], Plain,
+        "Times at which a filter's schedule was due; skipped: the run before went on, elsewhere: \
+         another node ran.";
+    schedule_last_success_timestamp_seconds: IntGaugeVec, ["filter", "schedule"], Plain,
+        "When a filter's schedule last ran well, in Unix time.";
     fetches_total: IntCounterVec, ["filter", "outcome"], Plain,
         "Requests that filters made with fetch.";
     cache_requests_total: IntCounterVec, ["route", "result"], Plain,

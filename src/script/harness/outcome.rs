@@ -12,7 +12,6 @@ use crate::cache::policy::Wishes;
 use crate::script::api::convert::from_json;
 use crate::script::exchange::{MessageBody, RequestDraft, ResponseDraft};
 use crate::script::fault::{Cause, Fault};
-use crate::script::hooks::Hook;
 use crate::script::host::FetchRequest;
 use crate::script::meter::RunFigures;
 
@@ -106,9 +105,9 @@ fn logs(calls: &Calls) -> Array {
 }
 
 fn hooks(seen: &Seen) -> Array {
-    let one = |(hook, outcome, figures): &(Hook, &'static str, RunFigures)| {
+    let one = |(hook, outcome, figures): &(&'static str, &'static str, RunFigures)| {
         Dynamic::from_map(Map::from([
-            ("hook".into(), hook.name().into()),
+            ("hook".into(), (*hook).into()),
             ("outcome".into(), (*outcome).into()),
             ("operations".into(), whole(figures.operations)),
             ("memory".into(), count(figures.peak_memory)),

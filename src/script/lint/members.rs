@@ -14,7 +14,7 @@ use crate::script::hooks::Hook;
 const OF_ALL: &str = "tag";
 /// What properties lead to, by the names of the reference. What can be indexed by a string
 /// (headers, query, cookies, ctx, params) takes any name as a property.
-const LEADS_TO: [(&str, &str, &str); 7] = [
+const LEADS_TO: &[(&str, &str, &str)] = &[
     ("req", "client", "client"),
     ("req", "body", "body"),
     ("client", "tls", "tls"),
