@@ -2,6 +2,7 @@
 
 mod after;
 mod body;
+mod cache;
 mod client;
 pub(super) mod convert;
 mod cookies;
@@ -84,6 +85,7 @@ fn table() -> table::Table {
         .kind::<octets::Octets>("Bytes")
         .kind::<query::Query>("Query")
         .kind::<cookies::Cookies>("Cookies")
+        .kind::<cache::CacheHandle>("Cache")
         .kind::<client::ClientHandle>("Client")
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
@@ -103,6 +105,7 @@ fn table() -> table::Table {
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
+    cache::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
     octets::area(&mut table);
