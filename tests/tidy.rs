@@ -14,7 +14,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("upstream", &["config", "telemetry"]),
     ("cache", &["config", "telemetry"]),
     ("state", &["config", "telemetry"]),
-    ("script", &["config", "telemetry", "transform", "upstream", "state"]),
+    ("script", &["config", "telemetry", "transform", "upstream", "cache", "state"]),
     (
         "snapshot",
         &[

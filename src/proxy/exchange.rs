@@ -75,6 +75,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
         route: routed.route.name.to_string(),
         params: params.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         upstream: routed.upstream.as_ref().map(|u| u.pool.name().to_string()),
+        cache_key: None,
         client: client(ctx)?,
         ctx: ctx.scripts.ctx.clone(),
     };
@@ -172,6 +173,7 @@ pub fn of_response(head: &ResponseHeader, from: From) -> ResponseDraft {
         body: MessageBody::Untouched,
         from,
         transforms: Vec::new(),
+        cache: None,
     }
 }
 

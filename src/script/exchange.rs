@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::cache::policy::Wishes;
+
 /// One request and what became of it. Copies share the drafts; an edit makes one of its own.
 #[derive(Debug, Clone)]
 pub struct Exchange {
@@ -41,6 +43,8 @@ pub struct RequestDraft {
     pub route: String,
     pub params: Vec<(String, String)>,
     pub upstream: Option<String>,
+    /// In place of what the route counts of query, headers and cookies.
+    pub cache_key: Option<String>,
     pub client: Client,
     pub ctx: Ctx,
 }
@@ -78,13 +82,16 @@ pub struct ResponseDraft {
     pub from: From,
     /// What the running hook gave for the body, by numbers of its run; empty outside of runs.
     pub transforms: Vec<usize>,
+    /// How it is to be stored; there in `on_upstream_response` only.
+    pub cache: Option<Box<Wishes>>,
 }
 
 impl ResponseDraft {
     /// A filter's own response.
     pub fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let body = MessageBody::Replaced(body.into());
-        Self { status, headers: HeaderMap::new(), body, from: From::Filter, transforms: vec![] }
+        let (transforms, cache) = (Vec::new(), None);
+        Self { status, headers: HeaderMap::new(), body, from: From::Filter, transforms, cache }
     }
 }
 
@@ -190,6 +197,7 @@ impl Exchange {
             route: route.into(),
             params: Vec::new(),
             upstream: None,
+            cache_key: None,
             client: Client { ip: IpAddr::from([127, 0, 0, 1]), port: 40000, tls: None },
             ctx: Ctx::default(),
         };

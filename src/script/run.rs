@@ -203,9 +203,14 @@ fn transform(
         fiber::forbid_waits(false);
         return Ok(None);
     }
-    if scene.hook == Hook::Log {
-        let message = "this body has been sent, and cannot be transformed any more".to_owned();
-        return Err(Box::new(Fault::new(&scene.script, Hook::Log, Cause::Error, message)));
+    let obstacle = match scene.hook {
+        Hook::Log => Some("this body has been sent, and cannot be transformed any more"),
+        Hook::UpstreamResponse => Some("this body is stored as it comes; use on_response"),
+        _ => None,
+    };
+    if let Some(obstacle) = obstacle {
+        let message = obstacle.to_owned();
+        return Err(Box::new(Fault::new(&scene.script, scene.hook, Cause::Error, message)));
     }
     if calls_back {
         return Ok(Some(stages));

@@ -64,6 +64,7 @@ pub fn response(fetched: FetchResponse) -> Response {
         body: MessageBody::Replaced(fetched.body),
         from: Made::Origin,
         transforms: Vec::new(),
+        cache: None,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod after;
 mod body;
+mod cache;
 mod client;
 pub(super) mod convert;
 mod cookies;
@@ -78,45 +79,13 @@ fn invalid(message: impl Into<String>) -> Raised {
     fail("invalid", message)
 }
 
-/// All types, by the names that scripts see.
-fn kinds(table: &mut table::Table) {
-    table
-        .kind::<Request>("Request")
-        .kind::<Response>("Response")
-        .kind::<objects::Headers>("Headers")
-        .kind::<body::Body>("Body")
-        .kind::<octets::Octets>("Bytes")
-        .kind::<query::Query>("Query")
-        .kind::<cookies::Cookies>("Cookies")
-        .kind::<client::ClientHandle>("Client")
-        .kind::<client::Tls>("Tls")
-        .kind::<client::Cert>("Cert")
-        .kind::<geo::Geo>("Geo")
-        .kind::<ctx::CtxHandle>("Ctx")
-        .kind::<pending::Pending>("Pending")
-        .kind::<secret::Handle>("Secret")
-        .kind::<jwt::Jwks>("Jwks")
-        .kind::<text::Regex>("Regex")
-        .kind::<url::Url>("Url")
-        .kind::<html_rewriter::Rewriter>("HtmlRewriter")
-        .kind::<html_rewriter::ElementHandle>("Element")
-        .kind::<events::EventHandle>("Event")
-        .kind::<document::Json>("Json")
-        .kind::<kv::Kv>("Kv")
-        .kind::<limits::Counter>("Counter")
-        .kind::<limits::Lock>("Lock")
-        .kind::<lists::Dict>("Dict")
-        .kind::<lists::IpSet>("IpSet")
-        .kind::<super::exchange::Event>("Event")
-        .kind::<super::exchange::ErrorInfo>("Error");
-}
-
 /// All areas, in the order of the reference.
 fn table() -> table::Table {
     let mut table = table::Table::default();
-    kinds(&mut table);
+    name_kinds(&mut table);
     request::area(&mut table);
     response::area(&mut table);
+    cache::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
     transforms::area(&mut table);
@@ -152,6 +121,40 @@ fn table() -> table::Table {
     #[cfg(test)]
     table.hidden("panic_for_test()", || -> () { panic!("as the test wants") });
     table
+}
+
+/// Types that scripts meet, by their names there.
+fn name_kinds(table: &mut table::Table) {
+    table
+        .kind::<Request>("Request")
+        .kind::<Response>("Response")
+        .kind::<objects::Headers>("Headers")
+        .kind::<body::Body>("Body")
+        .kind::<octets::Octets>("Bytes")
+        .kind::<query::Query>("Query")
+        .kind::<cookies::Cookies>("Cookies")
+        .kind::<cache::CacheHandle>("Cache")
+        .kind::<client::ClientHandle>("Client")
+        .kind::<client::Tls>("Tls")
+        .kind::<client::Cert>("Cert")
+        .kind::<geo::Geo>("Geo")
+        .kind::<ctx::CtxHandle>("Ctx")
+        .kind::<pending::Pending>("Pending")
+        .kind::<secret::Handle>("Secret")
+        .kind::<jwt::Jwks>("Jwks")
+        .kind::<text::Regex>("Regex")
+        .kind::<url::Url>("Url")
+        .kind::<html_rewriter::Rewriter>("HtmlRewriter")
+        .kind::<html_rewriter::ElementHandle>("Element")
+        .kind::<events::EventHandle>("Event")
+        .kind::<document::Json>("Json")
+        .kind::<kv::Kv>("Kv")
+        .kind::<limits::Counter>("Counter")
+        .kind::<limits::Lock>("Lock")
+        .kind::<lists::Dict>("Dict")
+        .kind::<lists::IpSet>("IpSet")
+        .kind::<super::exchange::Event>("Event")
+        .kind::<super::exchange::ErrorInfo>("Error");
 }
 
 struct Modules {

@@ -39,6 +39,7 @@ fn exchange() -> Exchange {
         body: MessageBody::Untouched,
         from: From::Origin,
         transforms: Vec::new(),
+        cache: Some(Box::default()),
     };
     exchange.response = Some(Arc::new(response));
     let (kind, message) = ("connect".into(), "no endpoint".into());
@@ -71,6 +72,7 @@ async fn every_entry_of_the_reference_has_an_example_that_is_true() {
         };
         let (hook, signature) = match doc.area {
             "Error" => (Hook::Error, "on_error(err, req)"),
+            "Cache" => (Hook::UpstreamResponse, "on_upstream_response(res, req)"),
             "Schedule" => (Hook::Schedule, "on_schedule(ev)"),
             _ => (Hook::Response, "on_response(res, req)"),
         };
