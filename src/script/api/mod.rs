@@ -77,7 +77,7 @@ fn invalid(message: impl Into<String>) -> Raised {
 /// All areas, in the order of the reference.
 fn table() -> table::Table {
     let mut table = table::Table::default();
-    kinds(&mut table);
+    name_kinds(&mut table);
     request::area(&mut table);
     response::area(&mut table);
     cache::area(&mut table);
@@ -114,8 +114,8 @@ fn table() -> table::Table {
     table
 }
 
-/// What scripts hold handles to.
-fn kinds(table: &mut table::Table) {
+/// Types that scripts meet, by their names there.
+fn name_kinds(table: &mut table::Table) {
     table
         .kind::<Request>("Request")
         .kind::<Response>("Response")
