@@ -12,6 +12,7 @@ pub mod reference;
 pub mod routes;
 pub mod service;
 pub mod state;
+pub mod traffic;
 pub mod upstreams;
 pub mod values;
 pub mod yaml;

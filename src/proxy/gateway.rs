@@ -13,7 +13,7 @@ use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::ctx::Ctx;
-use super::{accept, body, collect, fail, finish, forward, peer, request, response, route};
+use super::{accept, body, collect, fail, finish, forward, peer, request, response, retry, route};
 use crate::snapshot::Shared;
 
 /// The proxy, as Pingora drives it.
@@ -55,7 +55,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         ctx: &mut Box<Ctx>,
     ) -> Result<Box<HttpPeer>> {
-        peer::choose(session, ctx)
+        peer::choose(session, ctx).await
     }
 
     async fn connected_to_upstream(
@@ -102,7 +102,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         ctx.body.sent(session);
-        response::from_upstream(head, ctx)
+        response::from_upstream(session, head, ctx)
     }
 
     /// The head on its way to the client.
@@ -133,7 +133,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
         error: Box<Error>,
     ) -> Box<Error> {
-        peer::connect_failed(ctx, error)
+        retry::connect_failed(ctx, error)
     }
 
     fn error_while_proxy(
@@ -145,7 +145,7 @@ impl ProxyHttp for Gateway {
         reused: bool,
     ) -> Box<Error> {
         collect::give_up(session, ctx);
-        peer::exchange_failed(session, ctx, peer, error, reused)
+        retry::exchange_failed(session, ctx, peer, error, reused)
     }
 
     async fn fail_to_proxy(

@@ -28,12 +28,16 @@ mod forward;
 mod gateway;
 /// Request heads in the form that is cheap to edit.
 mod head;
-/// Choice of an endpoint, and whether to try another.
+/// What a request is hashed by.
+mod key;
+/// Choice of an endpoint.
 mod peer;
 /// Request filters: may answer, edit, choose the upstream.
 mod request;
 /// What the client sees.
 mod response;
+/// Whether to try another endpoint.
+mod retry;
 /// Host, path and conditions to a route; routes that answer by themselves.
 mod route;
 /// A session in place of the client's own, with a body that we hold.

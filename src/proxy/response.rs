@@ -15,12 +15,16 @@ use super::exchange;
 use super::fail::{Failure, Page};
 use super::filters::{self, Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
-use super::peer;
+use super::{peer, retry};
 use crate::script::{From, Hook, MessageBody, ResponseDraft};
 use crate::snapshot::Shared;
 
 /// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
-pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+pub fn from_upstream(
+    session: &Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+) -> Result<()> {
     let upgrade = ctx.facts()?.upgrade;
     conform::response(head, upgrade)
         .map_err(|what| ctx.refuse(Failure::UpstreamInvalid(what.to_string())))?;
@@ -29,10 +33,10 @@ pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     }
     head::edit_response(head, |parts| remove_hop_by_hop(&mut parts.headers));
     if head.status.is_informational() {
-        return peer::still_waiting(ctx);
+        return retry::still_waiting(ctx);
     }
     peer::answered(ctx, head.status);
-    Ok(())
+    retry::judge_status(session, ctx, head.status)
 }
 
 /// Headers about the origin's connection end here; the framing stays for Pingora.

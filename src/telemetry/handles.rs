@@ -86,6 +86,7 @@ pub struct RouteMetrics {
     duration: Histogram,
     ttfb: Histogram,
     overhead: Histogram,
+    fallbacks: IntCounter,
 }
 
 impl RouteMetrics {
@@ -97,7 +98,13 @@ impl RouteMetrics {
             duration: families.request_duration_seconds.with_label_values(&[name]),
             ttfb: families.time_to_first_byte_seconds.with_label_values(&[name]),
             overhead: families.proxy_overhead_seconds.with_label_values(&[name]),
+            fallbacks: families.route_fallbacks_total.with_label_values(&[name]),
         }
+    }
+
+    /// The fallback took over.
+    pub fn fallback(&self) {
+        self.fallbacks.inc();
     }
 
     /// A request ended. Status 0 is "the client got no answer"; `ttfb` is None then.
@@ -136,7 +143,8 @@ pub struct UpstreamMetrics {
     circuit: IntGauge,
     panic: IntGauge,
     discovery_failures: IntCounter,
-    retries: IntCounter,
+    retries: Reasons,
+    over_budget: IntCounter,
     reused: IntCounter,
     fresh: IntCounter,
 }
@@ -156,7 +164,8 @@ impl UpstreamMetrics {
             discovery_failures: families
                 .upstream_discovery_failures_total
                 .with_label_values(&[name]),
-            retries: families.upstream_retries_total.with_label_values(&[name]),
+            retries: Slots::new(),
+            over_budget: families.upstream_retries_over_budget_total.with_label_values(&[name]),
             reused: connections.with_label_values(&[name, "true"]),
             fresh: connections.with_label_values(&[name, "false"]),
         }
@@ -206,8 +215,15 @@ impl UpstreamMetrics {
     }
 
     /// Another try begins.
-    pub fn retry(&self) {
-        self.retries.inc();
+    pub fn retry(&self, reason: &'static str) {
+        let family = &self.families.upstream_retries_total;
+        let make = || family.with_label_values(&[self.name.as_str(), reason]);
+        self.retries.with(reason, make, |counter| counter.inc());
+    }
+
+    /// Another try had no place in the budget.
+    pub fn retry_over_budget(&self) {
+        self.over_budget.inc();
     }
 
     /// A connection was taken, from the pool if `reused`.

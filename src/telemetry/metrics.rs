@@ -163,12 +163,14 @@ impl Metrics {
         prune(&families.request_duration_seconds, "route", &routes);
         prune(&families.time_to_first_byte_seconds, "route", &routes);
         prune(&families.proxy_overhead_seconds, "route", &routes);
+        prune(&families.route_fallbacks_total, "route", &routes);
 
         let upstreams = &live.upstreams;
         self.upstreams.lock().retain(|name, _| upstreams.contains(name.as_str()));
         prune(&families.upstream_requests_total, "upstream", upstreams);
         prune(&families.upstream_failures_total, "upstream", upstreams);
         prune(&families.upstream_retries_total, "upstream", upstreams);
+        prune(&families.upstream_retries_over_budget_total, "upstream", upstreams);
         prune(&families.upstream_connections_total, "upstream", upstreams);
         prune(&families.endpoint_healthy, "upstream", upstreams);
         prune(&families.upstream_refusals_total, "upstream", upstreams);

@@ -20,6 +20,7 @@ mod latency;
 pub mod outlier;
 mod peer;
 pub mod pool;
+pub mod retry;
 mod tls;
 pub mod watch;
 

@@ -112,6 +112,20 @@ impl Balancer {
             .ok_or_else(|| self.why_none(ask))
     }
 
+    /// Whether one is left to [`Self::pick`] once `failed` was tried too. It takes nobody's turn.
+    pub fn any_left(&self, ask: &Ask<'_>, failed: &Arc<Endpoint>) -> bool {
+        let within = || self.members.iter().filter(|member| ask.is_inside(member));
+        let none_well = !within().any(|member| self.well(&member.endpoint));
+        let panics = self.in_panic() || (none_well && self.rules.panic_below > Percent(0));
+        let counted = if panics { Reason::BY_HAND } else { self.rules.counted };
+        within().any(|member| {
+            member.endpoint.out() & counted == 0
+                && ask.admits(member)
+                && self.has_room(member)
+                && !Arc::ptr_eq(failed, &member.endpoint)
+        })
+    }
+
     /// Whether `endpoint` gets requests in normal times.
     pub fn well(&self, endpoint: &Endpoint) -> bool {
         endpoint.out() & self.rules.counted == 0
