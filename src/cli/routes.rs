@@ -180,9 +180,8 @@ fn action(route: &Route, config: &Config) -> String {
     let action = match &route.action {
         Action::Upstream(index) => format!("upstream {}", config.upstreams[*index].name),
         Action::Split(split) => {
-            let part = |part: &Part| {
-                format!("{} {}", config.upstreams[part.upstream].name, part.weight)
-            };
+            let part =
+                |part: &Part| format!("{} {}", config.upstreams[part.upstream].name, part.weight);
             format!("split {}", split.parts.iter().map(part).collect::<Vec<_>>().join(", "))
         }
         Action::Redirect { status, to } => format!("redirect {} {to}", status.as_u16()),

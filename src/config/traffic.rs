@@ -151,7 +151,10 @@ pub fn resolve_split(
             let message = format!("the upstream {} stands here twice", part.upstream.value);
             part.upstream.problem(problems, message, None);
         }
-        let (header, cookie) = (|name: &str| ConditionOn::Header(name.to_ascii_lowercase()), |name: &str| ConditionOn::Cookie(name.to_owned()));
+        let (header, cookie) = (
+            |name: &str| ConditionOn::Header(name.to_ascii_lowercase()),
+            |name: &str| ConditionOn::Cookie(name.to_owned()),
+        );
         let mut conditions = resolve_tests(part.headers, header, problems);
         conditions.extend(resolve_tests(part.cookies, cookie, problems));
         let names = upstreams.iter().map(|upstream| &*upstream.name);

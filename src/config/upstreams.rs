@@ -424,11 +424,7 @@ fn resolve_balance(
 }
 
 /// The key that `by` means; a problem stands at `place`.
-pub fn resolve_key<T>(
-    by: RawHashBy,
-    place: &At<T>,
-    problems: &mut Problems,
-) -> Option<HashKey> {
+pub fn resolve_key<T>(by: RawHashBy, place: &At<T>, problems: &mut Problems) -> Option<HashKey> {
     let switch = |given: Option<At<bool>>, key| given.map(|on| on.value.then_some(key));
     let given = [
         switch(by.client_ip, HashKey::ClientIp),

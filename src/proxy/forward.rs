@@ -10,13 +10,13 @@ use pingora_proxy::Session;
 
 use super::accept;
 use super::conform;
-use super::peer;
 use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
 use super::head::{
     self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, GRPC_TIMEOUT, REQUEST_ID,
     REQUEST_TIMEOUT, TRACEPARENT, TRACESTATE,
 };
+use super::peer;
 use crate::config::routes::Rewrite;
 use crate::config::upstreams::Protocol;
 

@@ -20,11 +20,7 @@ use crate::script::{From, Hook, MessageBody, ResponseDraft};
 use crate::snapshot::Shared;
 
 /// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
-pub fn from_upstream(
-    session: &Session,
-    head: &mut ResponseHeader,
-    ctx: &mut Ctx,
-) -> Result<()> {
+pub fn from_upstream(session: &Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     let upgrade = ctx.facts()?.upgrade;
     conform::response(head, upgrade)
         .map_err(|what| ctx.refuse(Failure::UpstreamInvalid(what.to_string())))?;

@@ -2,7 +2,6 @@
 //!
 //! A failure is judged here and its repetition noted; `peer` waits and begins it.
 
-
 use http::StatusCode;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
@@ -113,8 +112,7 @@ pub fn connect_failed(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
     }
     peer::end_attempt(ctx, Some(failure.row().label));
     if another(ctx, &upstream, Some(RetryOn::Connect)) {
-        ctx.attempt.due =
-            Some(Due { reason: "connect", needs_place: false, otherwise: failure });
+        ctx.attempt.due = Some(Due { reason: "connect", needs_place: false, otherwise: failure });
         error.set_retry(true);
     } else if fall_back(ctx) {
         error.set_retry(true);
@@ -240,7 +238,10 @@ fn broken_by(kind: &ErrorType) -> Option<RetryOn> {
         ErrorType::ConnectionClosed
         | ErrorType::ReadError
         | ErrorType::WriteError
-        | ErrorType::H2Error => Some(RetryOn::Reset),
+        | ErrorType::H2Error
+        // No HTTP that could be read, which is no better than nothing.
+        | ErrorType::InvalidHTTPHeader
+        | ErrorType::H1Error => Some(RetryOn::Reset),
         _ => None,
     }
 }

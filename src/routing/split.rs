@@ -20,8 +20,7 @@ pub struct Split {
 impl Split {
     /// Fails with the reason if no request can fulfil a part's conditions.
     pub fn build(config: &traffic::Split) -> Result<Self, String> {
-        let part =
-            |part: &traffic::Part| Ok((part.weight, Conditions::new(&part.conditions)?));
+        let part = |part: &traffic::Part| Ok((part.weight, Conditions::new(&part.conditions)?));
         let parts = config.parts.iter().map(part).collect::<Result<Box<[_]>, String>>()?;
         let total = parts.iter().map(|(weight, _)| u64::from(*weight)).sum();
         Ok(Self { parts, total })
@@ -66,8 +65,7 @@ mod tests {
     }
 
     fn choose(split: &Split, headers: &HeaderMap, key: u32) -> usize {
-        let view =
-            RequestView { host: "a", path: "/", method: &Method::GET, headers, query: None };
+        let view = RequestView { host: "a", path: "/", method: &Method::GET, headers, query: None };
         split.choose(&view, &key.to_be_bytes())
     }
 

@@ -36,8 +36,9 @@ pub enum RetryOn {
 section! {
     /// Which requests are tried again, and how; how often is `retries`.
     pub struct RawRetry as "retry" {
-        /// `connect`: no connection. `reset`: it broke before the answer. `timeout`: no answer
-        /// within `first_byte`. `refused_stream`: an HTTP/2 origin did not begin with it.
+        /// `connect`: no connection. `reset`: it broke before the answer, or what came was none.
+        /// `timeout`: no answer within `first_byte`. `refused_stream`: an HTTP/2 origin did not
+        /// begin with it.
         on: Vec<RetryOn> = "[connect, reset, timeout, refused_stream]",
         /// Answers that are not passed on while another endpoint can be tried, such as `503` or
         /// `[502, 503, 504]`.
