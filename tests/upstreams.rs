@@ -387,7 +387,11 @@ fn an_origin_that_hangs_under_load_fails_no_get() {
     site.logged("is unhealthy (no answer within 100ms)");
     load.more(200);
     assert_eq!(load.stop(), Vec::<String>::new(), "no request fails:\n{}", site.proxy.log());
-    assert!(site.metric("selvedge_upstream_retries_total{upstream=\"o\"}") > Some(0.0), "retried");
+    assert!(
+        site.metric("selvedge_upstream_retries_total{reason=\"timeout\",upstream=\"o\"}")
+            > Some(0.0),
+        "retried"
+    );
     hangs.store(false, SeqCst);
     site.logged("is healthy");
 }

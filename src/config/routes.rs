@@ -7,11 +7,12 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::aggregate::{self, Aggregate, RawAggregate};
+use super::cache::{self, RawRouteCache, RouteCache};
 use super::filters::Filter;
 use super::pattern::{HostPattern, PathPattern};
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, check_name, choice, section};
-use super::traffic::{self, RawFallback, RawSplit, Split, Traffic};
+use super::traffic::{self, RawFallback, RawMirror, RawSplit, RawSticky, Split, Traffic};
 use super::upstreams::{RawRetry, Upstream};
 use super::values::Bytes;
 
@@ -28,6 +29,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     pub max_body: u64,
     pub traffic: Traffic,
+    /// Shared, as each request holds on to it.
+    pub cache: Option<Arc<RouteCache>>,
 }
 
 /// All that is given must hold.
@@ -129,8 +132,14 @@ section! {
         fence: Vec<At<String>> = "[]",
         /// Who answers when the upstream cannot be asked.
         fallback: Option<At<RawFallback>>,
+        /// Keeps clients at their endpoints by a cookie.
+        sticky: Option<At<RawSticky>>,
+        /// Copies requests to another upstream.
+        mirror: Option<At<RawMirror>>,
         /// The largest request body; above it the answer is 413.
         max_body: Bytes = "100MiB",
+        /// What of the responses is stored; left out, nothing.
+        cache: Option<At<RawRouteCache>>,
     }
 }
 
@@ -220,6 +229,10 @@ fn resolve_one(
     refuse_without_upstream(&raw, problems);
     let rewrite = resolve_rewrite(&raw, problems);
     let matches = resolve_match(raw.r#match.clone(), problems);
+    let cache = raw
+        .cache
+        .clone()
+        .map(|raw_cache| cache::resolve(raw_cache.value, &raw.name.value, problems));
     let filters = raw.filters.iter().filter_map(|name| {
         let names = filters.iter().map(|f| &*f.name);
         find(name, "filter", names, problems)
@@ -234,6 +247,7 @@ fn resolve_one(
         timeout: raw.timeout.as_ref().map(|timeout| timeout.value),
         max_body: raw.max_body.0,
         traffic: traffic::resolve(&raw, &action, upstreams, problems),
+        cache: cache.map(Arc::new),
         action,
         matches,
     })
@@ -252,6 +266,9 @@ fn refuse_without_upstream(raw: &RawRoute, problems: &mut Problems) {
     no_effect("retry", raw.retry.as_ref(), problems);
     no_effect("fence", raw.fence.first(), problems);
     no_effect("fallback", raw.fallback.as_ref(), problems);
+    no_effect("sticky", raw.sticky.as_ref(), problems);
+    no_effect("mirror", raw.mirror.as_ref(), problems);
+    no_effect("cache", raw.cache.as_ref(), problems);
 }
 
 fn no_effect<T>(key: &str, given: Option<&At<T>>, problems: &mut Problems) {

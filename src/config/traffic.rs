@@ -3,7 +3,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::HeaderName;
+
+use super::filters::{RawSecret, Secret, resolve_secret};
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, section};
 use super::routes::{
@@ -11,6 +15,7 @@ use super::routes::{
     resolve_tests,
 };
 use super::upstreams::{self, HashKey, RawHashBy, Retry, Upstream};
+use super::values::Percent;
 
 /// Left out, the upstream decides.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +25,28 @@ pub struct Traffic {
     /// If there are any, the only regions that requests may go to.
     pub fence: Arc<[Arc<str>]>,
     pub fallback: Option<Fallback>,
+    pub sticky: Option<Sticky>,
+    pub mirror: Option<Mirror>,
+}
+
+/// A cookie that keeps clients at their endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sticky {
+    pub cookie: String,
+    pub secret: Secret,
+    /// `None`: until the browser is closed.
+    pub max_age: Option<Duration>,
+}
+
+/// Copies of requests to another upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Index into `Config::upstreams`.
+    pub upstream: usize,
+    pub share: Percent,
+    pub timeout: Duration,
+    /// Copies under way at once.
+    pub max: u32,
 }
 
 /// Shares of a route's requests for several upstreams.
@@ -85,8 +112,40 @@ section! {
     }
 }
 
+section! {
+    /// Keeps a client at the endpoint that answered it first, by a sealed cookie. When that one
+    /// is gone another takes over.
+    pub struct RawSticky as "sticky" {
+        /// The cookie's name.
+        cookie: At<String>,
+        /// What the cookie is sealed with; the same in all proxies that serve the route.
+        secret: RawSecret,
+        /// How long the client keeps it; left out, until the browser is closed.
+        max_age: Option<Duration>,
+    }
+}
+
+section! {
+    /// Copies of requests to another upstream, whose answers go into metrics only. Requests with a
+    /// body are copied if a filter has it held.
+    pub struct RawMirror as "mirror" {
+        /// The upstream that gets the copies.
+        upstream: At<String>,
+        /// The share of requests that are copied.
+        percent: At<Percent> = "100%",
+        /// The time for a copy's answer.
+        timeout: Duration = "10s",
+        /// Copies under way at once; what is above is not copied.
+        max: At<u32> = "100",
+    }
+}
+
 /// The largest weight; so many steps are enough for a share of a hundredth of a percent.
 const MAX_WEIGHT: u32 = 10_000;
+/// Bytes of a secret that nobody guesses.
+const SHORTEST_SECRET: usize = 16;
+/// Copies under way at once, each with its body.
+const MAX_COPIES: u32 = 10_000;
 
 /// What `raw` says beside its action, which is given.
 pub fn resolve(
@@ -111,13 +170,17 @@ pub fn resolve(
         Some(Fallback::Upstream(index)) => Some(index),
         _ => None,
     };
-    let reached = targets(action).into_iter().chain(fallback_upstream);
+    let mirror = raw.mirror.as_ref().and_then(|given| resolve_mirror(given, upstreams, problems));
+    let others = fallback_upstream.into_iter().chain(mirror.as_ref().map(|mirror| mirror.upstream));
+    let reached = targets(action).into_iter().chain(others);
     check_fence(&raw.fence, reached.filter_map(|index| upstreams.get(index)), problems);
     Traffic {
         retries: raw.retries.as_ref().map(|retries| retries.value),
         retry: raw.retry.clone().map(|retry| upstreams::resolve_retry(retry.value, problems)),
         fence: raw.fence.iter().map(|region| region.value.as_str().into()).collect(),
         fallback,
+        sticky: raw.sticky.as_ref().and_then(|given| resolve_sticky(given, problems)),
+        mirror,
     }
 }
 
@@ -180,6 +243,37 @@ fn resolve_fallback(
             None
         }
     }
+}
+
+fn resolve_sticky(given: &At<RawSticky>, problems: &mut Problems) -> Option<Sticky> {
+    let RawSticky { cookie, secret, max_age } = given.value.clone();
+    // The names of cookies are of the same characters as those of headers (RFC 6265, 4.1.1).
+    if cookie.value.parse::<HeaderName>().is_err() {
+        cookie.problem(problems, format!("\"{}\" names no cookie", cookie.value), None);
+    }
+    let secret = resolve_secret(&cookie, secret, problems)?;
+    if secret.expose().len() < SHORTEST_SECRET {
+        let message = format!("the secret has less than {SHORTEST_SECRET} bytes");
+        cookie.problem(problems, message, Some("openssl rand -hex 32".into()));
+    }
+    Some(Sticky { cookie: cookie.value, secret, max_age })
+}
+
+fn resolve_mirror(
+    given: &At<RawMirror>,
+    upstreams: &[Upstream],
+    problems: &mut Problems,
+) -> Option<Mirror> {
+    let RawMirror { upstream, percent, timeout, max } = given.value.clone();
+    if percent.value == Percent(0) {
+        percent.problem(problems, "0% copies nothing", None);
+    }
+    if !(1..=MAX_COPIES).contains(&max.value) {
+        max.problem(problems, format!("1 to {MAX_COPIES} copies at once"), None);
+    }
+    let names = upstreams.iter().map(|upstream| &*upstream.name);
+    let upstream = find(&upstream, "upstream", names, problems)?;
+    Some(Mirror { upstream, share: percent.value, timeout, max: max.value })
 }
 
 /// A fence that leaves nothing inside would refuse every request.

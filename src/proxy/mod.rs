@@ -2,10 +2,14 @@
 
 /// Ids, trace context, the client's true address, sanity of the head.
 mod accept;
+/// What filters left for after the response.
+mod after;
 /// Routes that answer with several upstreams' answers in one.
 mod aggregate;
 /// Request bodies that filters ask for.
 mod body;
+/// The cache: asked before the origin, filled by its responses.
+mod cache;
 /// Responses that filters ask to see whole.
 mod collect;
 /// Whether a message can be read in one way only.
@@ -30,6 +34,8 @@ mod gateway;
 mod head;
 /// What a request is hashed by.
 mod key;
+/// Copies of requests to another upstream.
+mod mirror;
 /// Choice of an endpoint.
 mod peer;
 /// Request filters: may answer, edit, choose the upstream.
@@ -40,7 +46,11 @@ mod response;
 mod retry;
 /// Host, path and conditions to a route; routes that answer by themselves.
 mod route;
+/// What filters do by the clock.
+pub mod schedule;
 /// A session in place of the client's own, with a body that we hold.
 mod stand_in;
+/// A cookie that keeps a client at an endpoint.
+mod sticky;
 
 pub use gateway::Gateway;

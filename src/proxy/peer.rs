@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::Failure;
-use super::{head, key, retry};
+use super::{head, key, retry, sticky};
 use crate::config::upstreams::Address;
 use crate::snapshot::UpstreamState;
 use crate::upstream::attempt::Attempt;
@@ -57,7 +57,9 @@ fn begin(session: &Session, ctx: &mut Ctx) -> Result<(Arc<UpstreamState>, Attemp
         };
         left(ctx)?;
         let key = key_of(session, ctx, &upstream);
-        let refusal = match upstream.pool.begin(&ask(ctx, &key)) {
+        let prefer = sticky::preferred(session, ctx, &upstream);
+        let ask = Ask { prefer, ..ask(ctx, &key) };
+        let refusal = match upstream.pool.begin(&ask) {
             Ok(attempt) => return Ok((upstream, attempt)),
             Err(refusal) => refusal,
         };

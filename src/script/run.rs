@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use rhai::{Dynamic, EvalAltResult, EvalContext, Map, Scope};
 
+use super::after::{self, After};
 use super::api::{self, Objects, Response};
 use super::compile::Script;
 use super::exchange::{Exchange, ResponseDraft};
 use super::fault::{Cause, Fault};
-use super::fiber::{Ended, Fiber, NoStack, Stop};
+use super::fiber::{Ended, Fiber, NoStack, Stop, Turn};
 use super::hooks::Hook;
 use super::host::Host;
 use super::meter::{Limits, RunFigures};
@@ -20,6 +21,8 @@ pub struct Run {
     pub exchange: Exchange,
     pub outcome: Outcome,
     pub figures: RunFigures,
+    /// What is left to be done after the response.
+    pub after: Option<After>,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,8 @@ pub async fn run(
     limits: Limits,
 ) -> Run {
     if !script.has(hook) {
-        return Run { exchange, outcome: Outcome::Continue, figures: RunFigures::default() };
+        let figures = RunFigures::default();
+        return Run { exchange, outcome: Outcome::Continue, figures, after: None };
     }
     let before = exchange.clone();
     let mut ctx = Rollback::of(&before);
@@ -50,16 +54,19 @@ pub async fn run(
         let script = script.clone();
         Fiber::new(limits, move || invoke(&script, hook, exchange, host))
     };
-    let fiber = match fiber {
+    let mut fiber = match fiber {
         Ok(fiber) => fiber,
         Err(error) => return refused(script, hook, before, &error),
     };
-    let Ended { result, stop, figures } = fiber.await;
+    let (Ended { result, stop, figures }, after) = match fiber.turn().await {
+        Turn::Ended(ended) => (ended, None),
+        Turn::Rests(handed) => After::resting(script, hook, fiber, handed),
+    };
     let (outcome, edited) = outcome_of(script, hook, result, stop);
     if edited.is_some() {
         ctx.before = None;
     }
-    Run { exchange: edited.unwrap_or(before), outcome, figures }
+    Run { exchange: edited.unwrap_or(before), outcome, figures, after }
 }
 
 /// Restores ctx unless the run ended well; a dropped run is also undone.
@@ -86,7 +93,8 @@ impl Drop for Rollback {
 
 fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> Run {
     let fault = Box::new(Fault::new(script, hook, Cause::Busy, error.to_string()));
-    Run { exchange, outcome: Outcome::Fault(fault), figures: RunFigures::default() }
+    let figures = RunFigures::default();
+    Run { exchange, outcome: Outcome::Fault(fault), figures, after: None }
 }
 
 /// On the fiber. All script values die here; only plain types leave.
@@ -95,15 +103,23 @@ fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> 
 /// waits is what thousands of waiting scripts hold.
 fn invoke(script: &Script, hook: Hook, exchange: Exchange, host: Arc<dyn Host>) -> Box<Left> {
     let objects = Objects::new(exchange);
-    let called = call(script, hook, &objects, host);
-    conclude(script, hook, objects, called)
+    let tag = api::tag_for_run(&script.facts, host, objects.ctx());
+    if hook == Hook::Schedule {
+        // There is no response, so no work for after it can be left.
+        api::work_after(&tag);
+    }
+    let called = call(script, hook, &objects, tag.clone());
+    let left = conclude(script, hook, objects, called);
+    match api::work_after(&tag) {
+        work if work.is_empty() || matches!(left.0, Outcome::Fault(_)) => left,
+        work => after::rest(script, hook, tag, work, left),
+    }
 }
 
-type Left = (Outcome, Exchange);
+pub(super) type Left = (Outcome, Exchange);
 
 #[inline(never)]
-fn call(script: &Script, hook: Hook, objects: &Objects, host: Arc<dyn Host>) -> Called {
-    let tag = api::tag_for_run(&script.facts, host, objects.ctx());
+fn call(script: &Script, hook: Hook, objects: &Objects, tag: Dynamic) -> Called {
     let mut global = script.engine.new_global_runtime_state();
     global.tag = tag;
     global.source = script.ast.source().map(Into::into);
@@ -162,7 +178,7 @@ fn thrown(script: &Script, hook: Hook, error: &EvalAltResult) -> Outcome {
 }
 
 /// The outcome, and the edited exchange when its edits count.
-fn outcome_of(
+pub(super) fn outcome_of(
     script: &Script,
     hook: Hook,
     result: Result<Box<Left>, String>,

@@ -3,7 +3,7 @@
 //! No method here takes a lock after the first use of a label value (see [`Slots`]).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
@@ -87,6 +87,9 @@ pub struct RouteMetrics {
     ttfb: Histogram,
     overhead: Histogram,
     fallbacks: IntCounter,
+    mirrored: Reasons,
+    cache: Reasons,
+    refreshes: Reasons,
 }
 
 impl RouteMetrics {
@@ -99,12 +102,56 @@ impl RouteMetrics {
             ttfb: families.time_to_first_byte_seconds.with_label_values(&[name]),
             overhead: families.proxy_overhead_seconds.with_label_values(&[name]),
             fallbacks: families.route_fallbacks_total.with_label_values(&[name]),
+            mirrored: Slots::new(),
+            cache: Slots::new(),
+            refreshes: Slots::new(),
         }
     }
 
     /// The fallback took over.
     pub fn fallback(&self) {
         self.fallbacks.inc();
+    }
+
+    /// A copy's way ended.
+    pub fn mirrored(&self, outcome: &'static str) {
+        let family = &self.families.mirror_requests_total;
+        let make = || family.with_label_values(&[self.name.as_str(), outcome]);
+        self.mirrored.with(outcome, make, |counter| counter.inc());
+    }
+
+    /// How long both sides took for one request.
+    pub fn mirror_took(&self, mirror: Duration, origin: Duration) {
+        let family = &self.families.mirror_duration_seconds;
+        for (side, took) in [("mirror", mirror), ("origin", origin)] {
+            family.with_label_values(&[self.name.as_str(), side]).observe(took.as_secs_f64());
+        }
+    }
+
+    /// What the cache did for a request.
+    pub fn cached(&self, result: &'static str) {
+        let family = &self.families.cache_requests_total;
+        let make = || family.with_label_values(&[self.name.as_str(), result]);
+        self.cache.with(result, make, |counter| counter.inc());
+    }
+
+    /// A refresh in the background ended.
+    pub fn refreshed(&self, outcome: &'static str) {
+        let family = &self.families.cache_refreshes_total;
+        let make = || family.with_label_values(&[self.name.as_str(), outcome]);
+        self.refreshes.with(outcome, make, |counter| counter.inc());
+    }
+
+    /// A request waited for another's fill.
+    pub fn waited_for_fill(&self, time: Duration) {
+        let family = &self.families.cache_lock_wait_seconds;
+        family.with_label_values(&[&self.name]).observe(time.as_secs_f64());
+    }
+
+    /// A response was stored.
+    pub fn filled(&self, time: Duration) {
+        let family = &self.families.cache_fill_seconds;
+        family.with_label_values(&[&self.name]).observe(time.as_secs_f64());
     }
 
     /// A request ended. Status 0 is "the client got no answer"; `ttfb` is None then.
@@ -312,6 +359,23 @@ impl FilterMetrics {
         let family = &self.families.filter_limit_hits_total;
         let make = || family.with_label_values(&[self.name.as_str(), limit]);
         self.limits.with(limit, make, |counter| counter.inc());
+    }
+
+    /// An entry of the filter's schedule was due.
+    pub fn scheduled(&self, entry: &str, outcome: &'static str) {
+        let labels = [self.name.as_str(), entry, outcome];
+        self.families.schedule_runs_total.with_label_values(&labels).inc();
+        if outcome == "continue" {
+            let last = &self.families.schedule_last_success_timestamp_seconds;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+            last.with_label_values(&labels[..2]).set(seconds);
+        }
+    }
+
+    /// Work after a response was not done.
+    pub fn after_dropped(&self) {
+        self.families.filter_after_dropped_total.with_label_values(&[&self.name]).inc();
     }
 
     /// A fetch ended.

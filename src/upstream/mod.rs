@@ -21,6 +21,7 @@ pub mod outlier;
 mod peer;
 pub mod pool;
 pub mod retry;
+pub mod sticky;
 mod tls;
 pub mod watch;
 

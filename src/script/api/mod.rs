@@ -1,6 +1,8 @@
 //! What scripts can call: one table, from which engine, reference and example tests are made.
 
+mod after;
 mod body;
+mod cache;
 mod client;
 pub(super) mod convert;
 mod cookies;
@@ -30,6 +32,7 @@ mod reference;
 mod request;
 mod response;
 mod safe;
+mod schedule;
 mod secret;
 pub mod show;
 mod state;
@@ -45,7 +48,7 @@ pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
-pub use state::{Facts, tag_for_load, tag_for_run, wait};
+pub use state::{Facts, tag_for_load, tag_for_run, wait, work_after};
 pub use table::Doc;
 
 use std::collections::BTreeMap;
@@ -82,6 +85,7 @@ fn table() -> table::Table {
         .kind::<octets::Octets>("Bytes")
         .kind::<query::Query>("Query")
         .kind::<cookies::Cookies>("Cookies")
+        .kind::<cache::CacheHandle>("Cache")
         .kind::<client::ClientHandle>("Client")
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
@@ -97,9 +101,11 @@ fn table() -> table::Table {
         .kind::<limits::Lock>("Lock")
         .kind::<lists::Dict>("Dict")
         .kind::<lists::IpSet>("IpSet")
+        .kind::<super::exchange::Event>("Event")
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
+    cache::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
     octets::area(&mut table);
@@ -112,6 +118,8 @@ fn table() -> table::Table {
     kv::area(&mut table);
     limits::area(&mut table);
     lists::area(&mut table);
+    after::area(&mut table);
+    schedule::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);

@@ -11,7 +11,7 @@ mod maglev;
 mod peak_ewma;
 mod random;
 mod rendezvous;
-pub(in crate::upstream) mod rng;
+pub mod rng;
 mod round_robin;
 #[cfg(test)]
 mod tests;
