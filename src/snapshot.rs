@@ -220,19 +220,15 @@ fn build_route(
 
 /// The split of each route that has one.
 fn build_splits(config: &Config, problems: &mut Problems) -> Vec<Option<Split>> {
-    let mut splits = Vec::with_capacity(config.routes.len());
-    for (index, route) in config.routes.iter().enumerate() {
-        let Action::Split(given) = &route.action else {
-            splits.push(None);
-            continue;
-        };
-        let built = Split::build(given).map_err(|why| {
+    let mut split = |(index, route): (usize, &Route)| {
+        let Action::Split(given) = &route.action else { return None };
+        let refuse = |why: String| {
             let at = config.places.routes.get(index).copied().unwrap_or_default();
             problems.add(at, &format!("routes[{index}].split"), why, None);
-        });
-        splits.push(built.ok());
-    }
-    splits
+        };
+        Split::build(given).map_err(refuse).ok()
+    };
+    config.routes.iter().enumerate().map(&mut split).collect()
 }
 
 fn build_upstreams(

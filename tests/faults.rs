@@ -80,7 +80,7 @@ fn run_client(address: SocketAddr, next: &AtomicUsize, done: &AtomicUsize) -> Ve
         if id >= REQUESTS {
             return outcomes;
         }
-        let (began, post) = (Instant::now(), id % 10 == 0);
+        let (began, post) = (Instant::now(), id.is_multiple_of(10));
         let wrong = ask(address, &mut kept, id, post).err();
         outcomes.push(Outcome { post, ended: Instant::now(), took: began.elapsed(), wrong });
         done.fetch_add(1, SeqCst);
