@@ -20,6 +20,7 @@ use super::head::{
 use super::peer;
 use crate::config::routes::Rewrite;
 use crate::config::upstreams::Protocol;
+use crate::transform;
 
 /// The headers added here, at most.
 const ADDED: usize = 8;
@@ -42,6 +43,8 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
     let given = &session.req_header().headers;
     let announces = routed.upstream.as_ref().is_some_and(|u| u.pool.config().timeouts.announce);
     let left = announces.then(|| peer::left_now(ctx)).flatten();
+    let mut filters = routed.route.filters.iter();
+    let transforms = filters.any(|filter| filter.script.transforms());
     head::edit(head, |parts| {
         if let Some(rewrite) = &routed.route.config.rewrite {
             rewrite_path(&mut parts.uri, rewrite)?;
@@ -65,6 +68,9 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
         head::append(headers, &header::VIA, via);
         if let Some(left) = left {
             announce(headers, left);
+        }
+        if transforms {
+            transform::ask(headers);
         }
         Ok(())
     })

@@ -52,5 +52,7 @@ pub mod schedule;
 mod stand_in;
 /// A cookie that keeps a client at an endpoint.
 mod sticky;
+/// Bodies that filters transform as they stream by.
+mod transform;
 
 pub use gateway::Gateway;

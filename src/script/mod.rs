@@ -5,6 +5,7 @@
 mod after;
 mod api;
 mod caches;
+mod callback;
 mod compile;
 mod coverage;
 mod crypto;
@@ -18,6 +19,7 @@ mod host;
 mod imports;
 mod lint;
 mod meter;
+mod rest;
 mod run;
 #[cfg(test)]
 mod tests;

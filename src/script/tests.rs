@@ -21,6 +21,7 @@ mod coverage;
 mod crypto;
 mod hostile;
 mod lint;
+mod rest;
 mod state;
 
 fn filter() -> Filter {
