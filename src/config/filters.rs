@@ -282,26 +282,40 @@ fn resolve_limits(raw: RawFilterLimits, problems: &mut Problems) -> FilterLimits
 fn resolve_secrets(raw: Named<RawSecret>, problems: &mut Problems) -> BTreeMap<String, Secret> {
     let mut secrets = BTreeMap::new();
     for (name, raw) in raw.0 {
-        let bytes = match (raw.file, raw.env) {
-            (Some(file), None) => std::fs::read(&file.value).map(without_line_break).map_err(|e| {
-                file.problem(problems, format!("{}: {e}", file.value.display()), None);
-            }),
-            (None, Some(env)) => std::env::var(&env.value).map(String::into_bytes).map_err(|_| {
-                let message = format!("the environment variable {} is not set", env.value);
-                env.problem(problems, message, None);
-            }),
-            _ => {
-                name.problem(problems, "a secret needs exactly one of file, env", None);
-                Err(())
-            }
-        };
-        match bytes {
-            Ok(bytes) if bytes.is_empty() => name.problem(problems, "this secret is empty", None),
-            Ok(bytes) => drop(secrets.insert(name.value, Secret::new(bytes))),
-            Err(()) => {}
+        if let Some(secret) = resolve_secret(&name, raw, problems) {
+            secrets.insert(name.value, secret);
         }
     }
     secrets
+}
+
+/// The secret that is configured at `place`.
+pub(super) fn resolve_secret<T>(
+    place: &At<T>,
+    raw: RawSecret,
+    problems: &mut Problems,
+) -> Option<Secret> {
+    let bytes = match (raw.file, raw.env) {
+        (Some(file), None) => std::fs::read(&file.value).map(without_line_break).map_err(|e| {
+            file.problem(problems, format!("{}: {e}", file.value.display()), None);
+        }),
+        (None, Some(env)) => std::env::var(&env.value).map(String::into_bytes).map_err(|_| {
+            let message = format!("the environment variable {} is not set", env.value);
+            env.problem(problems, message, None);
+        }),
+        _ => {
+            place.problem(problems, "a secret needs exactly one of file, env", None);
+            Err(())
+        }
+    };
+    match bytes {
+        Ok(bytes) if bytes.is_empty() => {
+            place.problem(problems, "this secret is empty", None);
+            None
+        }
+        Ok(bytes) => Some(Secret::new(bytes)),
+        Err(()) => None,
+    }
 }
 
 fn without_line_break(mut bytes: Vec<u8>) -> Vec<u8> {
