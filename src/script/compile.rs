@@ -21,8 +21,9 @@ use super::fiber::{self, Fiber, Stop};
 use super::hooks::Hook;
 use super::imports::{Imported, Imports};
 use super::lint::{Lint, nearest};
+use super::lower::{self, Cost, Lowered};
 use super::meter::{LIVE_FIBERS, Limits};
-use crate::config::filters::Filter;
+use crate::config::filters::{Filter, Lowering};
 
 /// What the top level of a script may use while it is loaded.
 pub(super) const LOAD_LIMITS: Limits = Limits {
@@ -53,7 +54,10 @@ pub struct Script {
     source: String,
     imports: Imports,
     hooks: Vec<Hook>,
-    pub(super) caches: Pool,
+    pub(super) caches: Arc<Pool>,
+    pub(super) lowering: Lowering,
+    /// None when Rhai runs everything.
+    pub(super) lowered: Option<Lowered>,
 }
 
 impl std::fmt::Debug for Script {
@@ -79,6 +83,11 @@ impl Script {
 
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// What runs as closures, and what Rhai still runs.
+    pub fn costs(&self) -> &[Cost] {
+        self.lowered.as_ref().map_or(&[], |lowered| &lowered.costs)
     }
 
     /// The script's own file and all that it imports.
@@ -131,6 +140,7 @@ fn load(
         imports: Imports::of(&filter.script).covered_by(coverage.clone()),
         source,
         coverage,
+        lowering: filter.lowering,
     };
     let fiber = Fiber::new(LOAD_LIMITS, move || load.run()).map_err(|e| one(e.to_string()))?;
     let ended = drive(fiber);
@@ -159,6 +169,7 @@ struct Load {
     imports: Imports,
     source: String,
     coverage: Option<Coverage>,
+    lowering: Lowering,
 }
 
 impl Load {
@@ -195,14 +206,34 @@ impl Load {
             engine.set_optimization_level(OptimizationLevel::Simple);
         }
         let ast = self.parse_text(&engine, &constants, &text)?;
-        freeze(&mut engine, &constants);
+        let frozen = freeze(&mut engine, &constants);
         let hooks = Hook::ALL.into_iter();
         let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
         let hooks = hooks.collect();
         let ast = ast.clone_functions_only();
-        let Self { file, facts, imports, source, .. } = self;
-        let caches = Pool::default();
-        Ok(Script { engine, ast, facts, file, source, imports, hooks, caches })
+        let caches = Arc::new(Pool::default());
+        let lowered = match self.lowering {
+            Lowering::Off => None,
+            Lowering::On | Lowering::Verify => {
+                let imports = imported_names(&first);
+                let facts = lower::Facts { constants: &frozen, imports: &imports };
+                let lowered = Lowered::of(&mut engine, &ast, facts, caches.clone());
+                Some(lowered.map_err(|error| vec![self.problem(Position::NONE, error)])?)
+            }
+        };
+        let Self { file, facts, imports, source, lowering, .. } = self;
+        Ok(Script {
+            engine,
+            ast,
+            facts,
+            file,
+            source,
+            imports,
+            hooks,
+            caches,
+            lowering,
+            lowered,
+        })
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {
@@ -299,14 +330,29 @@ fn has_try(ast: &AST) -> bool {
 /// The optimiser, where it ran, has put scalars and `CONFIG.key` of a map in place already. What
 /// is left is an array or a map as a whole, of which each use is a copy: its cost grows with its
 /// size, so a hook that uses a large one often takes it into a variable first.
-pub(super) fn freeze(engine: &mut Engine, constants: &Scope) {
+pub(super) fn freeze(engine: &mut Engine, constants: &Scope) -> Arc<HashMap<String, Dynamic>> {
     let frozen: HashMap<String, Dynamic> =
         constants.iter().map(|(name, _, value)| (name.to_owned(), value)).collect();
+    let frozen = Arc::new(frozen);
+    let constants = frozen.clone();
     #[expect(deprecated, reason = "marked volatile, not deprecated; the version is pinned")]
     engine.on_var(move |name, index, _| {
         // A local has an index; only unresolved names reach the constants.
-        Ok(if index == 0 { frozen.get(name).cloned() } else { None })
+        Ok(if index == 0 { constants.get(name).cloned() } else { None })
     });
+    frozen
+}
+
+/// Names under which a script imports files.
+fn imported_names(ast: &AST) -> Vec<String> {
+    let mut names = Vec::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        if let Some(ASTNode::Stmt(Stmt::Import(import, _))) = path.last() {
+            names.push(import.1.name.to_string());
+        }
+        true
+    });
+    names
 }
 
 fn new_engine(facts: &Arc<Facts>) -> Engine {

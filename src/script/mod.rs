@@ -16,6 +16,7 @@ mod hooks;
 mod host;
 mod imports;
 mod lint;
+mod lower;
 mod meter;
 mod run;
 #[cfg(test)]
@@ -40,5 +41,6 @@ pub use hooks::Hook;
 pub use host::{
     BoxFuture, FakeHost, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host,
 };
+pub use lower::{Cost, Slow};
 pub use meter::{LimitHit, LimitKind, Limits, RunFigures};
 pub use run::{Outcome, Run, run};

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use rhai::{Dynamic, EvalAltResult, EvalContext, Map, Scope};
+use rhai::{Dynamic, EvalAltResult, EvalContext, GlobalRuntimeState, Map, Scope};
 
 use super::api::{self, Objects, Response};
+use super::caches::Kept;
 use super::compile::Script;
 use super::exchange::{Exchange, ResponseDraft};
 use super::fault::{Cause, Fault};
 use super::fiber::{Ended, Fiber, NoStack, Stop};
 use super::hooks::Hook;
 use super::host::Host;
+use super::lower::Lowered;
 use super::meter::{Limits, RunFigures};
 
 /// What a run leaves.
@@ -107,15 +109,45 @@ fn call(script: &Script, hook: Hook, objects: &Objects, host: Arc<dyn Host>) -> 
     let mut global = script.engine.new_global_runtime_state();
     global.tag = tag;
     global.source = script.ast.source().map(Into::into);
-    global.lib.push(script.ast.shared_lib().clone());
-    let (mut scope, mut kept) = (Scope::new(), script.caches.take());
-    let mut context =
-        EvalContext::new(&script.engine, &mut global, &mut kept.caches, &mut scope, None);
-    let mut arguments = hook.arguments(objects);
-    let mut arguments: Vec<_> = arguments.iter_mut().collect();
-    let called = context.call_fn_raw(hook.name(), false, false, &mut arguments);
+    let mut kept = script.caches.take();
+    let called = match &script.lowered {
+        Some(lowered) => call_lowered(script, lowered, hook, objects, (&mut global, &mut kept)),
+        None => {
+            global.lib.push(script.ast.shared_lib().clone());
+            call_by_name(script, hook, objects, (&mut global, &mut kept))
+        }
+    };
+    kept.stack.clear();
     script.caches.give_back(kept);
     called
+}
+
+type Engine<'a> = (&'a mut GlobalRuntimeState, &'a mut Kept);
+
+fn call_lowered(
+    script: &Script,
+    lowered: &Lowered,
+    hook: Hook,
+    objects: &Objects,
+    (global, kept): Engine<'_>,
+) -> Called {
+    global.lib.push(lowered.library.clone());
+    let arguments = hook.arguments(objects);
+    let called = lowered.call(&script.engine, global, kept, (hook.name(), arguments));
+    called.unwrap_or_else(|| call_by_name(script, hook, objects, (global, kept)))
+}
+
+fn call_by_name(
+    script: &Script,
+    hook: Hook,
+    objects: &Objects,
+    (global, kept): Engine<'_>,
+) -> Called {
+    let mut scope = Scope::new();
+    let mut context = EvalContext::new(&script.engine, global, &mut kept.caches, &mut scope, None);
+    let mut arguments = hook.arguments(objects);
+    let mut arguments: Vec<_> = arguments.iter_mut().collect();
+    context.call_fn_raw(hook.name(), false, false, &mut arguments)
 }
 
 #[inline(never)]

@@ -33,6 +33,7 @@ fn filter() -> Filter {
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),
+        lowering: crate::config::filters::Lowering::usual().unwrap(),
     }
 }
 

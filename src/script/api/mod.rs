@@ -39,7 +39,7 @@ pub use fetch::{granted, seconds};
 pub use objects::{Objects, Request, Response};
 pub use reference::reference;
 pub use state::{Facts, tag_for_load, tag_for_run, wait};
-pub use table::Doc;
+pub use table::{Direct, Directs, Doc};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -117,18 +117,19 @@ struct Modules {
     docs: Vec<table::Doc>,
     settable: Vec<&'static str>,
     kinds: BTreeMap<&'static str, &'static str>,
+    directs: table::Directs,
 }
 
 // Built once: functions without state, shared by all engines.
 static MODULES: Lazy<Modules> = Lazy::new(|| {
-    let table::Table { global, named, docs, settable, kinds, .. } = table();
+    let table::Table { global, named, docs, settable, kinds, directs, .. } = table();
     let indexed = |mut module: Module| -> SharedModule {
         // Else each engine would copy the module to index it.
         module.build_index();
         module.into()
     };
     let named = named.into_iter().map(|(name, module)| (name, indexed(module))).collect();
-    Modules { global: global.into(), named, docs, settable, kinds }
+    Modules { global: global.into(), named, docs, settable, kinds, directs }
 });
 
 /// Gives an engine the whole API.
@@ -137,6 +138,11 @@ pub fn register(engine: &mut Engine) {
     for (name, module) in &MODULES.named {
         engine.register_static_module(*name, module.clone());
     }
+}
+
+/// What lowered code calls and has to know.
+pub fn directs() -> &'static Directs {
+    &MODULES.directs
 }
 
 /// Everything documented, for the reference and the test of examples.

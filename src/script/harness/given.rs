@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use rhai::{Array, Dynamic, Map};
 
 use super::{Told, told};
-use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
+use crate::config::filters::{Fetch, Filter, FilterLimits, Lowering, OnFault, Origin, Secret};
 use crate::script::api::convert::{scalar_text, to_json};
 use crate::script::api::seconds;
 use crate::script::exchange::{CertInfo, Exchange, RequestDraft, TlsInfo};
@@ -180,6 +180,8 @@ pub fn plain_filter(script: &Path) -> Filter {
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),
+        // `selvedge test` has refused a variable that says something else.
+        lowering: Lowering::usual().unwrap_or_default(),
     }
 }
 
