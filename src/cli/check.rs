@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::costs::Costs;
 use super::grants::Grants;
 use super::print::{answer, fail, report};
 use crate::config::problem::{Problem, Problems};
 use crate::config::{self, Config};
+use crate::script::Diagnostic;
 use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsTable;
@@ -24,6 +26,9 @@ pub struct Check {
     /// If all is well, print what each filter may reach and use
     #[arg(long)]
     grants: bool,
+    /// If all is well, print which functions run as closures, and what Rhai's evaluator still runs
+    #[arg(long, conflicts_with = "grants")]
+    explain_cost: bool,
 }
 
 impl Check {
@@ -31,6 +36,9 @@ impl Check {
         let problems = problems(&self.config);
         if self.grants && problems.is_empty() {
             return self.print_grants();
+        }
+        if self.explain_cost && problems.is_empty() {
+            return self.print_costs();
         }
         if self.json {
             let printed = answer(&format!("{:#}\n", serde_json::json!(problems)));
@@ -55,12 +63,31 @@ impl Check {
             }
             Ok(grants) if grants.is_empty() => answer("there are no filters\n"),
             Ok(grants) => answer(&grants.iter().map(Grants::text).collect::<Vec<_>>().join("\n")),
-            Err(diagnostics) => {
-                let lines = diagnostics.iter().map(ToString::to_string);
-                fail(lines.collect::<Vec<_>>().join("\n"))
-            }
+            Err(diagnostics) => refused(&diagnostics),
         }
     }
+
+    fn print_costs(&self) -> ExitCode {
+        let config = match config::load(&self.config) {
+            Ok(config) => config,
+            // Changed since it was checked.
+            Err(problems) => return report(&problems),
+        };
+        match Costs::of(&config) {
+            Ok(costs) if self.json => {
+                let costs: Vec<_> = costs.iter().map(Costs::json).collect();
+                answer(&format!("{:#}\n", serde_json::json!(costs)))
+            }
+            Ok(costs) if costs.is_empty() => answer("there are no filters\n"),
+            Ok(costs) => answer(&costs.iter().map(Costs::text).collect::<Vec<_>>().join("\n")),
+            Err(diagnostics) => refused(&diagnostics),
+        }
+    }
+}
+
+fn refused(diagnostics: &[Diagnostic]) -> ExitCode {
+    let lines = diagnostics.iter().map(ToString::to_string);
+    fail(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// Everything that would keep `run` from serving this file, but for its sockets.

@@ -3,6 +3,7 @@
 mod api;
 pub mod check;
 mod config;
+mod costs;
 mod demo;
 mod demo_origin;
 mod dev;

@@ -156,7 +156,9 @@ impl Lowering {
             Some("verify") => Ok(Self::Verify),
             _ => {
                 let (name, value) = (Self::VARIABLE, value.to_string_lossy());
-                Err(format!("the environment variable {name} is on, off or verify, not \"{value}\""))
+                Err(format!(
+                    "the environment variable {name} is on, off or verify, not \"{value}\""
+                ))
             }
         }
     }

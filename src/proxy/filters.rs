@@ -16,7 +16,7 @@ use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
-    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, run,
+    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, Verified, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::telemetry::handles::RunCost;
@@ -86,8 +86,11 @@ pub async fn run_hook(
     };
     let mut limits = Limits::from(&filter.config.limits);
     limits.fibers = facts.snapshot.limits.filter_runs.value as usize;
-    let Run { exchange, outcome, figures } =
+    let Run { exchange, outcome, figures, verified } =
         run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
+    if let Some(verified) = &verified {
+        note_verified(filter, hook, verified);
+    }
     let cost = RunCost {
         duration: figures.wall,
         operations: figures.operations,
@@ -103,6 +106,14 @@ pub async fn run_hook(
         Outcome::Continue => Next::Continue(exchange),
         Outcome::Answer(answer) => Next::Answer(exchange, answer),
         Outcome::Fault(fault) => after_fault(ctx, filter, *fault, exchange),
+    }
+}
+
+fn note_verified(filter: &FilterState, hook: Hook, verified: &Verified) {
+    filter.metrics.verified(hook.name(), verified.name());
+    if let Verified::Different { rhai, lowered } = verified {
+        let (name, hook) = (&filter.config.name, hook.name());
+        log::error!("filter {name} {hook}: lowered code left {lowered}, and Rhai {rhai}");
     }
 }
 

@@ -222,18 +222,7 @@ impl Load {
             }
         };
         let Self { file, facts, imports, source, lowering, .. } = self;
-        Ok(Script {
-            engine,
-            ast,
-            facts,
-            file,
-            source,
-            imports,
-            hooks,
-            caches,
-            lowering,
-            lowered,
-        })
+        Ok(Script { engine, ast, facts, file, source, imports, hooks, caches, lowering, lowered })
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {
@@ -355,7 +344,7 @@ fn imported_names(ast: &AST) -> Vec<String> {
     names
 }
 
-fn new_engine(facts: &Arc<Facts>) -> Engine {
+pub(super) fn new_engine(facts: &Arc<Facts>) -> Engine {
     let mut engine = Engine::new_raw();
     engine.register_global_module(StandardPackage::new().as_shared_module());
     api::register(&mut engine);

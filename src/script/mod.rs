@@ -21,6 +21,7 @@ mod meter;
 mod run;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use api::{definitions, reference};
 pub use compile::{Script, compile};
@@ -44,3 +45,4 @@ pub use host::{
 pub use lower::{Cost, Slow};
 pub use meter::{LimitHit, LimitKind, Limits, RunFigures};
 pub use run::{Outcome, Run, run};
+pub use verify::Verified;

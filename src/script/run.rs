@@ -14,6 +14,8 @@ use super::hooks::Hook;
 use super::host::Host;
 use super::lower::Lowered;
 use super::meter::{Limits, RunFigures};
+use super::verify::{Verified, run_verified};
+use crate::config::filters::Lowering;
 
 /// What a run leaves.
 #[derive(Debug)]
@@ -22,6 +24,17 @@ pub struct Run {
     pub exchange: Exchange,
     pub outcome: Outcome,
     pub figures: RunFigures,
+    /// What lowered code made of it, where it is verified.
+    pub verified: Option<Verified>,
+}
+
+/// Who runs a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Rhai,
+    Lowered,
+    /// Lowered, and without a host.
+    Sealed,
 }
 
 #[derive(Debug)]
@@ -44,24 +57,47 @@ pub async fn run(
     limits: Limits,
 ) -> Run {
     if !script.has(hook) {
-        return Run { exchange, outcome: Outcome::Continue, figures: RunFigures::default() };
+        return Run {
+            exchange,
+            outcome: Outcome::Continue,
+            figures: RunFigures::default(),
+            verified: None,
+        };
     }
+    let way = match script.lowering {
+        Lowering::On => Way::Lowered,
+        Lowering::Off => Way::Rhai,
+        Lowering::Verify => return run_verified(script, hook, exchange, host, limits).await,
+    };
+    run_one_way(script, hook, exchange, host, (limits, way)).await.0
+}
+
+/// Also tells whether the script reached the world.
+pub(super) async fn run_one_way(
+    script: &Arc<Script>,
+    hook: Hook,
+    exchange: Exchange,
+    host: Arc<dyn Host>,
+    (limits, way): (Limits, Way),
+) -> (Run, bool) {
     let before = exchange.clone();
     let mut ctx = Rollback::of(&before);
     let fiber = {
         let script = script.clone();
-        Fiber::new(limits, move || invoke(&script, hook, exchange, host))
+        Fiber::new(limits, move || invoke(&script, hook, exchange, (host, way)))
     };
     let fiber = match fiber {
         Ok(fiber) => fiber,
-        Err(error) => return refused(script, hook, before, &error),
+        Err(error) => return (refused(script, hook, before, &error), true),
     };
     let Ended { result, stop, figures } = fiber.await;
+    let reached = result.as_ref().map_or(true, |left| left.reached);
     let (outcome, edited) = outcome_of(script, hook, result, stop);
     if edited.is_some() {
         ctx.before = None;
     }
-    Run { exchange: edited.unwrap_or(before), outcome, figures }
+    let exchange = edited.unwrap_or(before);
+    (Run { exchange, outcome, figures, verified: None }, reached)
 }
 
 /// Restores ctx unless the run ended well; a dropped run is also undone.
@@ -88,29 +124,38 @@ impl Drop for Rollback {
 
 fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> Run {
     let fault = Box::new(Fault::new(script, hook, Cause::Busy, error.to_string()));
-    Run { exchange, outcome: Outcome::Fault(fault), figures: RunFigures::default() }
+    let outcome = Outcome::Fault(fault);
+    Run { exchange, outcome, figures: RunFigures::default(), verified: None }
 }
 
 /// On the fiber. All script values die here; only plain types leave.
 ///
 /// Boxed, and made after the call in frames of its own: what lies on the stack while the script
 /// waits is what thousands of waiting scripts hold.
-fn invoke(script: &Script, hook: Hook, exchange: Exchange, host: Arc<dyn Host>) -> Box<Left> {
+fn invoke(script: &Script, hook: Hook, exchange: Exchange, with: With) -> Box<Left> {
     let objects = Objects::new(exchange);
-    let called = call(script, hook, &objects, host);
-    conclude(script, hook, objects, called)
+    let (called, reached) = call(script, hook, &objects, with);
+    conclude(script, hook, objects, (called, reached))
 }
 
-type Left = (Outcome, Exchange);
+type With = (Arc<dyn Host>, Way);
+
+/// What a script leaves on its fiber.
+struct Left {
+    outcome: Outcome,
+    exchange: Exchange,
+    reached: bool,
+}
 
 #[inline(never)]
-fn call(script: &Script, hook: Hook, objects: &Objects, host: Arc<dyn Host>) -> Called {
+fn call(script: &Script, hook: Hook, objects: &Objects, (host, way): With) -> (Called, bool) {
+    let host = (way != Way::Sealed).then_some(host);
     let tag = api::tag_for_run(&script.facts, host, objects.ctx());
     let mut global = script.engine.new_global_runtime_state();
     global.tag = tag;
     global.source = script.ast.source().map(Into::into);
     let mut kept = script.caches.take();
-    let called = match &script.lowered {
+    let called = match script.lowered.as_ref().filter(|_| way != Way::Rhai) {
         Some(lowered) => call_lowered(script, lowered, hook, objects, (&mut global, &mut kept)),
         None => {
             global.lib.push(script.ast.shared_lib().clone());
@@ -119,7 +164,7 @@ fn call(script: &Script, hook: Hook, objects: &Objects, host: Arc<dyn Host>) -> 
     };
     kept.stack.clear();
     script.caches.give_back(kept);
-    called
+    (called, api::has_reached(&global.tag))
 }
 
 type Engine<'a> = (&'a mut GlobalRuntimeState, &'a mut Kept);
@@ -151,12 +196,17 @@ fn call_by_name(
 }
 
 #[inline(never)]
-fn conclude(script: &Script, hook: Hook, objects: Objects, called: Called) -> Box<Left> {
+fn conclude(
+    script: &Script,
+    hook: Hook,
+    objects: Objects,
+    (called, reached): (Called, bool),
+) -> Box<Left> {
     let outcome = match called {
         Ok(value) => returned(script, hook, &objects, value),
         Err(error) => thrown(script, hook, &error),
     };
-    Box::new((outcome, objects.into_exchange()))
+    Box::new(Left { outcome, exchange: objects.into_exchange(), reached })
 }
 
 fn returned(script: &Script, hook: Hook, objects: &Objects, value: Dynamic) -> Outcome {
@@ -200,7 +250,7 @@ fn outcome_of(
     result: Result<Box<Left>, String>,
     stop: Option<Stop>,
 ) -> (Outcome, Option<Exchange>) {
-    match (result.map(|left| *left), stop) {
+    match (result.map(|left| (left.outcome, left.exchange)), stop) {
         (Ok((Outcome::Fault(mut fault), _)), stop) => {
             if let Some(Stop::Limit(hit)) = stop {
                 fault.cause = Cause::Limit(hit);

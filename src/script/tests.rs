@@ -16,6 +16,8 @@ mod coverage;
 mod crypto;
 mod hostile;
 mod lint;
+mod lowering;
+mod programs;
 
 fn filter() -> Filter {
     let secret = Secret::new(b"s3cret".as_slice());

@@ -224,6 +224,12 @@ impl FilterMetrics {
         self.limits.with(limit, make, |counter| counter.inc());
     }
 
+    /// A run was compared with lowered code.
+    pub fn verified(&self, hook: &'static str, result: &'static str) {
+        let family = &self.families.filter_verified_total;
+        family.with_label_values(&[self.name.as_str(), hook, result]).inc();
+    }
+
     /// A fetch ended.
     pub fn fetch(&self, outcome: &'static str) {
         let family = &self.families.fetches_total;

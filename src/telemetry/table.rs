@@ -172,6 +172,8 @@ table! {
         "Peak memory of a hook's run.";
     filter_limit_hits_total: IntCounterVec, ["filter", "limit"], Plain,
         "Runs that were stopped by a limit.";
+    filter_verified_total: IntCounterVec, ["filter", "hook", "result"], Plain,
+        "Runs with `lowering: verify`: the same, different, or skipped.";
     fetches_total: IntCounterVec, ["filter", "outcome"], Plain,
         "Requests that filters made with fetch.";
     reloads_total: IntCounterVec, ["outcome"], Plain,

@@ -38,7 +38,7 @@ pub use definitions::definitions;
 pub use fetch::{granted, seconds};
 pub use objects::{Objects, Request, Response};
 pub use reference::reference;
-pub use state::{Facts, tag_for_load, tag_for_run, wait};
+pub use state::{Facts, has_reached, tag_for_load, tag_for_run, wait};
 pub use table::{Direct, Directs, Doc};
 
 use std::collections::BTreeMap;

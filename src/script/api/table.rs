@@ -58,8 +58,7 @@ impl Direct {
     {
         // As Rhai maps them: all strings are of one type.
         let text = |of: &TypeId| *of == TypeId::of::<&str>() || *of == TypeId::of::<String>();
-        let mapped =
-            |of: TypeId| if text(&of) { TypeId::of::<ImmutableString>() } else { of };
+        let mapped = |of: TypeId| if text(&of) { TypeId::of::<ImmutableString>() } else { of };
         Self { parameters: T::param_types().into_iter().map(mapped).collect(), function }
     }
 

@@ -12,10 +12,11 @@ use crate::script::compile::Script;
 use crate::script::exchange::{
     ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
 };
-use crate::script::fault::Fault;
+use crate::script::fault::{Cause, Fault};
 use crate::script::hooks::Hook;
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
+use crate::script::verify::Verified;
 
 /// A filter at work on one request.
 pub struct Life {
@@ -168,13 +169,18 @@ impl Life {
             return Next::Continue(exchange);
         }
         let stage = Arc::clone(&self.stage);
-        let Run { exchange, outcome, figures } =
+        let Run { exchange, outcome, figures, verified } =
             run(&self.script, hook, exchange, stage, self.limits).await;
         let label = match &outcome {
             Outcome::Continue => "continue",
             Outcome::Answer(_) => "answer",
             Outcome::Fault(_) => "fault",
         };
+        if let Some(Verified::Different { rhai, lowered }) = verified {
+            let message = format!("lowered code left {lowered}, and Rhai {rhai}");
+            let fault = Fault::new(&self.script, hook, Cause::Error, message);
+            self.seen.fault.get_or_insert(fault);
+        }
         self.seen.hooks.push((hook, label, figures));
         match outcome {
             Outcome::Continue => Next::Continue(exchange),

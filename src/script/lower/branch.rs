@@ -34,10 +34,8 @@ impl Frame<'_> {
         }
         self.note(position, "Rhai chooses the case of a switch");
         // The statement, the operand, and the number of the block.
-        let choice = self.island(
-            statement(Stmt::Switch(Box::new(choice), position)),
-            1 + VALUE_COST,
-        );
+        let choice =
+            self.island(statement(Stmt::Switch(Box::new(choice), position)), 1 + VALUE_COST);
         let blocks = blocks.into_boxed_slice();
         Ok(Node::value(move |vm| {
             let mut value = value(vm)?;

@@ -11,9 +11,8 @@ use super::vm::{Raised, Step, Vm};
 use crate::script::api::{self, Direct};
 
 /// Names that Rhai treats as syntax, or that show what they get.
-const SYNTAX: [&str; 9] = [
-    "call", "curry", "Fn", "is_shared", "type_of", "is_def_fn", "is_def_var", "print", "debug",
-];
+const SYNTAX: [&str; 9] =
+    ["call", "curry", "Fn", "is_shared", "type_of", "is_def_fn", "is_def_var", "print", "debug"];
 
 /// Arguments of a call. A variable that stands first is read last, and by reference.
 struct Arguments {
@@ -45,8 +44,7 @@ impl Frame<'_> {
             self.note(position, "a call that only Rhai can make");
             return Ok(self.whole(&whole));
         }
-        let is_foreign_variable =
-            matches!(call.args.first(), Some(first @ Expr::Variable(..)) if self.slot_of(first)?.is_none());
+        let is_foreign_variable = matches!(call.args.first(), Some(first @ Expr::Variable(..)) if self.slot_of(first)?.is_none());
         if let Some(index) = self.known.function(&call.name, call.args.len()) {
             return self.own_function(call, index, position);
         }
@@ -122,8 +120,7 @@ impl Frame<'_> {
                 _ => operand_value(index, argument.start_position()),
             };
         }
-        let is_foreign_variable =
-            matches!(call.args.first(), Some(first @ Expr::Variable(..)) if self.slot_of(first)?.is_none());
+        let is_foreign_variable = matches!(call.args.first(), Some(first @ Expr::Variable(..)) if self.slot_of(first)?.is_none());
         if is_foreign_variable {
             self.note(position, "a call on a constant");
             return Ok(self.whole(&Expr::FnCall(Box::new(call.clone()), position)));
@@ -187,11 +184,13 @@ impl Arguments {
         if variable.is_shared() || self.copies_constant && variable.is_read_only() {
             // Rhai passes a copy of what is captured, or must not change.
             let mut copy = vm.value_of(slot);
-            let mut all: Few<&mut Dynamic> = std::iter::once(&mut copy).chain(&mut values).collect();
+            let mut all: Few<&mut Dynamic> =
+                std::iter::once(&mut copy).chain(&mut values).collect();
             return call(vm, &mut all, false);
         }
         let mut variable = std::mem::take(vm.slot_mut(slot));
-        let mut all: Few<&mut Dynamic> = std::iter::once(&mut variable).chain(&mut values).collect();
+        let mut all: Few<&mut Dynamic> =
+            std::iter::once(&mut variable).chain(&mut values).collect();
         let result = call(vm, &mut all, true);
         drop(all);
         *vm.slot_mut(slot) = variable;
@@ -281,4 +280,3 @@ impl Qualified {
         }
     }
 }
-

@@ -264,8 +264,7 @@ impl Frame<'_> {
                 // The statement, the value, the index with its link, the head, the look-up, the
                 // setter.
                 let counted = 1 + VALUE_COST + 2 + 1 + 1 + 1;
-                let setter =
-                    self.site("index$set$", Style::Index, part.position, set(2), counted);
+                let setter = self.site("index$set$", Style::Index, part.position, set(2), counted);
                 Does::SetIndex { setter }
             }
             Expr::Property(property, position) => {
@@ -298,4 +297,3 @@ pub fn argument_count(part: &Part<'_>) -> usize {
         _ => 0,
     }
 }
-

@@ -1,7 +1,7 @@
 //! The compiler's view of one function: its variables, and what Rhai would count.
 
-use rhai::{ASTNode, Dynamic, Expr, Position, ScriptFuncDef, Stmt};
 use rhai::ImmutableString;
+use rhai::{ASTNode, Dynamic, Expr, Position, ScriptFuncDef, Stmt};
 
 use super::island::{Island, Local};
 use super::native::{Site, Style};

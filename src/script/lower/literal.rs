@@ -95,11 +95,7 @@ impl Frame<'_> {
         }))
     }
 
-    pub fn map(
-        &mut self,
-        fields: &[(Ident, Expr)],
-        template: &Map,
-    ) -> Lowering<Node> {
+    pub fn map(&mut self, fields: &[(Ident, Expr)], template: &Map) -> Lowering<Node> {
         let mut parts: Vec<(Identifier, Code<Dynamic>, Position)> = Vec::new();
         for (name, value) in fields {
             let code = self.expr(value)?.into_value();
@@ -127,8 +123,7 @@ impl Frame<'_> {
             let value = Operand::of(self.expr(part)?);
             let shown = [operand_value(0, position)].into_iter().collect();
             // The string and the operand.
-            let shown =
-                Island::of(Expr::InterpolatedString(shown, position), 1 + VALUE_COST);
+            let shown = Island::of(Expr::InterpolatedString(shown, position), 1 + VALUE_COST);
             lowered.push(Part { value, position, shown });
         }
         Ok(Node::value(move |vm| {

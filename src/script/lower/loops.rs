@@ -41,8 +41,7 @@ impl Frame<'_> {
 
     pub fn while_loop(&mut self, parts: &FlowControl) -> Lowering<Node> {
         let is_endless = matches!(parts.expr, Expr::Unit(_) | Expr::BoolConstant(true, _));
-        let condition =
-            if is_endless { None } else { Some(self.condition(&parts.expr)?) };
+        let condition = if is_endless { None } else { Some(self.condition(&parts.expr)?) };
         let is_empty = parts.body.is_empty();
         let position = parts.body.position();
         let body = self.block(parts.body.statements())?;

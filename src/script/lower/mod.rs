@@ -106,9 +106,9 @@ struct Known<'a> {
 impl Known<'_> {
     /// The script's function that a call by name means.
     fn function(&self, name: &str, arguments: usize) -> Option<usize> {
-        self.functions.iter().position(|f| {
-            f.this_type.is_none() && f.name == name && f.params.len() == arguments
-        })
+        self.functions
+            .iter()
+            .position(|f| f.this_type.is_none() && f.name == name && f.params.len() == arguments)
     }
 
     /// Whether a call as a method can mean a function of the script.

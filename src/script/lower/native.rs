@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use once_cell::sync::Lazy;
 use rhai::{
-    BloomFilterU64, Caches, Dynamic, EvalAltResult, FnArgsVec, FnResolutionCacheEntry, ImmutableString,
-    NativeCallContext, Position, RhaiFunc,
+    BloomFilterU64, Caches, Dynamic, EvalAltResult, FnArgsVec, FnResolutionCacheEntry,
+    ImmutableString, NativeCallContext, Position, RhaiFunc,
 };
 
 use super::island::Island;
@@ -25,8 +25,10 @@ const QUESTIONS: u8 = 8;
 /// How Rhai calls a function here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// By name, or an operator.
+    /// By name.
     Call,
+    /// By its sign. Rhai counts the call unless the operator is built in.
+    Operator,
     /// A getter or a setter of a property.
     Property,
     /// A getter or a setter of an index.
@@ -69,6 +71,9 @@ impl Site {
             let Some(known) = known.get() else { break };
             if known.fits(arguments) {
                 self.check_constant(&known.function, is_constant(arguments))?;
+                if self.style == Style::Operator {
+                    vm.burn(1, self.position)?;
+                }
                 return Ok(self.run(vm, known, arguments, by_reference)?);
             }
         }
@@ -89,14 +94,15 @@ impl Site {
         vm.global.level += levels;
         let (name, source) = (self.name.as_str(), known.source.as_deref());
         let (engine, at) = (vm.engine, self.position);
-        let context = function.has_context().then(|| {
-            NativeCallContext::new_with_all_fields(engine, name, source, &*vm.global, at)
-        });
+        let context = function
+            .has_context()
+            .then(|| NativeCallContext::new_with_all_fields(engine, name, source, &*vm.global, at));
         let result = if by_reference && !is_method && !arguments.is_empty() {
             // It takes its first argument by value, and would leave the variable empty.
             let mut first = arguments[0].clone();
             let rest = arguments[1..].iter_mut().map(|argument| &mut **argument);
-            let mut arguments: Few<&mut Dynamic> = std::iter::once(&mut first).chain(rest).collect();
+            let mut arguments: Few<&mut Dynamic> =
+                std::iter::once(&mut first).chain(rest).collect();
             invoke(function, context, &mut arguments)
         } else {
             invoke(function, context, arguments)
@@ -151,7 +157,8 @@ impl Site {
     /// index as well; then the entries are two, and none is taken.
     fn found(&self, caches: &mut Caches) -> Option<FnResolutionCacheEntry> {
         let looked_up = &caches.fn_resolution_cache_mut().dict;
-        if self.style != Style::Call && looked_up.len() != 1 {
+        let by_name = matches!(self.style, Style::Call | Style::Operator);
+        if !by_name && looked_up.len() != 1 {
             return None;
         }
         let mut found = looked_up.values().flatten();

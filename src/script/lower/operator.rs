@@ -174,7 +174,7 @@ impl Frame<'_> {
         // The operator itself, and the operands.
         let counted = 1 + VALUE_COST * u32::try_from(call.args.len()).unwrap_or(0);
         let expr = Expr::FnCall(Box::new(on_operands), position);
-        self.site(&call.name, Style::Call, position, expr, counted)
+        self.site(&call.name, Style::Operator, position, expr, counted)
     }
 
     pub fn unary(&mut self, call: &FnCallExpr, position: Position) -> Lowering<Node> {

@@ -10,8 +10,8 @@ use rhai::{Dynamic, ImmutableString, Position};
 
 use super::island::Island;
 use super::native::{Few, Site, placed};
-use super::stmt::changeable;
 use super::node::Operand;
+use super::stmt::changeable;
 use super::vm::{Code, Step, Vm};
 use crate::script::api;
 
@@ -38,12 +38,25 @@ pub struct Link {
 }
 
 pub enum Does {
-    Property { name: ImmutableString, getter: Site, has_setter: bool },
-    Method { name: ImmutableString, site: Site },
-    Index { getter: Site },
+    Property {
+        name: ImmutableString,
+        getter: Site,
+        has_setter: bool,
+    },
+    Method {
+        name: ImmutableString,
+        site: Site,
+    },
+    Index {
+        getter: Site,
+    },
     /// The last link of a chain that is assigned to; the value is the last argument.
-    SetProperty { setter: Site },
-    SetIndex { setter: Site },
+    SetProperty {
+        setter: Site,
+    },
+    SetIndex {
+        setter: Site,
+    },
     /// Only Rhai knows.
     Other,
 }
@@ -134,9 +147,7 @@ impl Walk<'_> {
                 }
                 rest.from(vm, &mut value, false, arguments)
             }
-            Does::Index { getter } => {
-                self.index(vm, receiver, (by_reference, getter), arguments)
-            }
+            Does::Index { getter } => self.index(vm, receiver, (by_reference, getter), arguments),
             Does::SetProperty { .. } | Does::SetIndex { .. } => {
                 self.set(vm, receiver, by_reference, arguments)
             }
