@@ -11,11 +11,13 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use selvedge::config::body::BodyAccess;
 use selvedge::config::filters::{Fetch, Filter, FilterLimits, Lowering, OnFault};
 use selvedge::script::{
     Exchange, FakeHost, From, Hook, Limits, Outcome, ResponseBody, ResponseDraft, Script, compile,
     run,
 };
+use selvedge::state::Lists;
 
 /// A case: its script, the hooks that it runs, and the instructions that it may take.
 struct Case {
@@ -99,7 +101,7 @@ fn repeat(case: &str, lowering: &str, runs: u64) {
     let file = folder.join("filter.rhai");
     std::fs::write(&file, case.script).expect("a file");
     let lowering = if lowering == "off" { Lowering::Off } else { Lowering::On };
-    let script = Arc::new(compile(&filter(file, lowering)).expect("a script"));
+    let script = Arc::new(compile(&filter(file, lowering), &Lists::default()).expect("a script"));
     std::fs::remove_dir_all(&folder).expect("the folder goes");
     let exchange = exchange();
     for _ in 0..runs {
@@ -131,6 +133,8 @@ fn filter(script: PathBuf, lowering: Lowering) -> Filter {
         config: serde_json::Value::Null,
         secrets: Default::default(),
         fetch,
+        body: BodyAccess::NONE,
+        state: Default::default(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),

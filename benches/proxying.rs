@@ -7,13 +7,13 @@
 //! with neighbours.
 
 mod floor;
+mod peers;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+
+use peers::{Target, cpu, free_port, median, on_core, requests, start_nginx, up};
 
 /// As Selvedge has it, so that the bare proxy is no slower by its allocator.
 #[global_allocator]
@@ -25,22 +25,6 @@ const HEADERS: [&str; 3] = [
     "Accept-Language: de-DE,de;q=0.9",
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) bench",
 ];
-const CONNECTIONS: &str = "32";
-
-struct Target {
-    name: &'static str,
-    port: u16,
-    process: Child,
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        // nginx's master ends its worker when it is told to, not when it is killed.
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
-    }
-}
-
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     if let [mode, port, origin] = args.as_slice()
@@ -67,11 +51,6 @@ fn main() {
     report(&figures);
     drop((targets, origin));
     let _ = std::fs::remove_dir_all(&folder);
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
 }
 
 /// The origin first, then the targets.
@@ -109,12 +88,6 @@ fn start_all(folder: &Path) -> Vec<Target> {
 
 const LUA: &str = "load_module /usr/lib/nginx/modules/ndk_http_module.so; load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;";
 
-fn on_core(core: &str, program: &str) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", core, program]).stdin(Stdio::null());
-    command
-}
-
 fn nginx(folder: &Path, name: &'static str, port: u16, core: &str, location: &str) -> Target {
     start_nginx(
         folder,
@@ -145,30 +118,6 @@ fn nginx_proxy(
     start_nginx(folder, name, port, "0", &http, modules)
 }
 
-fn start_nginx(
-    folder: &Path,
-    name: &'static str,
-    port: u16,
-    core: &str,
-    http: &str,
-    head: &str,
-) -> Target {
-    let run = folder.display();
-    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|kind| format!("{kind}_temp_path {run}/{name}-{kind};"))
-        .collect();
-    let text = format!(
-        "{head} worker_processes 1; daemon off; user root; pid {run}/{name}.pid; error_log {run}/{name}.log crit;
-         events {{ worker_connections 4096; }}
-         http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 300s; {temp} {http} }}"
-    );
-    let file = folder.join(format!("{name}.conf"));
-    std::fs::write(&file, text).expect("a file");
-    let process = on_core(core, "nginx").arg("-c").arg(&file).spawn().expect("nginx starts");
-    up(Target { name, port, process })
-}
-
 fn selvedge(folder: &Path, name: &'static str, origin: u16, filter: Option<&Path>) -> Target {
     let port = free_port();
     let (filters, used) = match filter {
@@ -194,55 +143,11 @@ limits: {{ requests_per_connection: 4000000000 }}
     up(Target { name, port, process: process.expect("selvedge starts") })
 }
 
-fn up(target: Target) -> Target {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect(("127.0.0.1", target.port)).is_err() {
-        assert!(Instant::now() < deadline, "{} is not up", target.name);
-    }
-    target
-}
-
 /// CPU microseconds per request over a run of the load.
 fn measure(target: &Target, seconds: u64) -> f64 {
     let before = cpu(target.process.id());
-    let mut wrk = Command::new("taskset");
-    wrk.args(["-c", "1", "wrk", "-t1", "-c", CONNECTIONS, "-d", &format!("{seconds}s")]);
-    for header in HEADERS {
-        wrk.args(["-H", header]);
-    }
-    let url = format!("http://127.0.0.1:{}/k1", target.port);
-    let output = wrk.arg(url).output().expect("wrk is installed");
-    let after = cpu(target.process.id());
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(!text.contains("Non-2xx"), "{}: {text}", target.name);
-    let requests = BufReader::new(text.as_bytes()).lines().map_while(Result::ok).find_map(|line| {
-        line.trim().split_once(" requests in ").and_then(|(count, _)| count.parse::<f64>().ok())
-    });
-    (after - before) * 1e6 / requests.unwrap_or_else(|| panic!("{}: {text}", target.name))
-}
-
-/// CPU seconds of a process and its children, from `/proc`.
-fn cpu(pid: u32) -> f64 {
-    let mut total = 0.0;
-    let mut pids = vec![pid];
-    while let Some(pid) = pids.pop() {
-        // Run time in nanoseconds, finer than the ticks of `stat`, summed over the threads.
-        for entry in std::fs::read_dir(format!("/proc/{pid}/task")).expect("alive").flatten() {
-            let text = std::fs::read_to_string(entry.path().join("schedstat")).unwrap_or_default();
-            let nanos = text.split(' ').next().and_then(|n| n.parse::<f64>().ok());
-            total += nanos.unwrap_or(0.0) / 1e9;
-            let children = std::fs::read_to_string(entry.path().join("children"));
-            let children = children.unwrap_or_default();
-            pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-    }
-    total
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    let count = requests(target.port, "/k1", seconds, &HEADERS);
+    (cpu(target.process.id()) - before) * 1e6 / count
 }
 
 /// The median of the per-round relation of two targets.

@@ -6,6 +6,8 @@
 
 /// Health, reload, state and metrics, for operators.
 pub mod admin;
+/// Answers kept for the next who asks.
+pub mod cache;
 /// The commands.
 pub mod cli;
 /// YAML to a typed configuration that cannot be invalid.
@@ -22,6 +24,8 @@ pub mod script;
 pub mod server;
 /// Everything a request needs, built from one configuration and swapped whole.
 pub mod snapshot;
+/// What filters keep: the store, rate limits, counters, locks, lists.
+pub mod state;
 /// What ops see: metrics, access log, log, trace context.
 pub mod telemetry;
 /// Certificates by server name.

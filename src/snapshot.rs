@@ -12,21 +12,23 @@ use ipnet::IpNet;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
+use crate::config::body::BodyMode;
 use crate::config::filters::Tests;
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
-use crate::config::{Config, filters};
+use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Router};
 use crate::script::{Diagnostic, Hook, KeySets, Script, compile, required};
+use crate::state::{ListError, Lists, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
 use crate::telemetry::log::RateLimited;
 use crate::telemetry::metrics::{ConnectionFigures, Live, Metrics, NO_ROUTE};
 use crate::upstream::client::Client;
-use crate::upstream::health::HealthTask;
 use crate::upstream::pool::Pool;
+use crate::upstream::watch::WatchTask;
 
 /// Lines about failed requests in one second; what is above is counted in the next line.
 const FAILURES_LOGGED_PER_SECOND: u32 = 10;
@@ -39,6 +41,8 @@ pub struct Snapshot {
     pub upstreams: HashMap<Arc<str>, Arc<UpstreamState>>,
     pub trusted_proxies: Vec<IpNet>,
     pub limits: Limits,
+    pub state: config::state::State,
+    pub lists: Lists,
     pub effective: serde_yaml::Value,
     pub failures_logged: RateLimited,
 }
@@ -50,6 +54,8 @@ pub struct RouteState {
     /// Outermost first.
     pub filters: Vec<Arc<FilterState>>,
     pub upstream: Option<Arc<UpstreamState>>,
+    /// Of an aggregated answer, in its order.
+    pub parts: Vec<Arc<UpstreamState>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -57,6 +63,11 @@ impl RouteState {
     /// Whether any filter here defines `hook`; a hook that nobody defines costs nothing.
     pub fn has(&self, hook: Hook) -> bool {
         self.filters.iter().any(|filter| filter.script.has(hook))
+    }
+
+    /// Whether any filter here asks for the request's body.
+    pub fn holds_requests(&self) -> bool {
+        self.filters.iter().any(|filter| filter.config.body.request == BodyMode::Buffer)
     }
 }
 
@@ -83,22 +94,37 @@ impl Snapshot {
     ) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::new(file);
         let upstreams = build_upstreams(&config, metrics, previous, &mut problems);
-        let filters = build_filters(&config, metrics, &mut problems);
+        if let Some(store) = &config.state.store {
+            check_store(store, &mut problems);
+        }
+        let before = previous.map(|snapshot| &snapshot.lists);
+        let lists = read_lists(&config, before, file).map_err(|wrong| {
+            wrong.into_iter().for_each(|problem| problems.push(problem));
+        });
+        // Constants of a script may hold lists: without them it would be refused for no fault.
+        let filters = lists.as_ref().map(|l| build_filters(&config, l, metrics, &mut problems));
         let router = build_router(&config, &mut problems);
-        let (Some(router), true) = (router, problems.is_empty()) else {
+        let (Some(router), Ok(filters), true) = (router, filters, problems.is_empty()) else {
             return Err(problems.into_sorted());
         };
         let routes = config.routes.into_iter().map(|route| {
             let upstream = match &route.action {
                 Action::Upstream(index) => upstreams.get(*index).cloned(),
-                Action::Redirect { .. } | Action::Respond { .. } => None,
+                Action::Redirect { .. } | Action::Respond { .. } | Action::Aggregate(_) => None,
             };
+            let parts = match &route.action {
+                Action::Aggregate(of) => &of.parts[..],
+                _ => &[],
+            };
+            let parts = parts.iter().filter_map(|part| upstreams.get(part.upstream).cloned());
+            let parts = parts.collect();
             Arc::new(RouteState {
                 name: route.name.clone(),
                 filters: route.filters.iter().filter_map(|i| filters.get(*i).cloned()).collect(),
                 metrics: metrics.route(&route.name),
                 config: route,
                 upstream,
+                parts,
             })
         });
         Ok(Self {
@@ -108,6 +134,8 @@ impl Snapshot {
             upstreams: upstreams.into_iter().map(|u| (u.pool.name().clone(), u)).collect(),
             trusted_proxies: config.trusted_proxies,
             limits: config.limits,
+            state: config.state,
+            lists: lists.unwrap_or_default(),
             effective: config.effective,
             failures_logged: RateLimited::new(FAILURES_LOGGED_PER_SECOND),
         })
@@ -123,9 +151,9 @@ fn build_upstreams(
     let mut built = Vec::with_capacity(config.upstreams.len());
     for (upstream, at) in config.upstreams.iter().zip(&config.places.upstreams) {
         let before = previous.and_then(|p| p.upstreams.get(&upstream.name));
-        match Pool::build(upstream, before.map(|state| &*state.pool)) {
+        let metrics = metrics.upstream(&upstream.name);
+        match Pool::build(upstream, &metrics, before.map(|state| &*state.pool)) {
             Ok(pool) => {
-                let metrics = metrics.upstream(&upstream.name);
                 built.push(Arc::new(UpstreamState { pool: Arc::new(pool), metrics }));
             }
             Err(error) => {
@@ -138,12 +166,13 @@ fn build_upstreams(
 
 fn build_filters(
     config: &Config,
+    lists: &Lists,
     metrics: &Metrics,
     problems: &mut Problems,
 ) -> Vec<Arc<FilterState>> {
     let mut built = Vec::with_capacity(config.filters.len());
     for (filter, at) in config.filters.iter().zip(&config.places.filters) {
-        let compiled = compile(filter).and_then(|script| tested(filter).map(|()| script));
+        let compiled = compile(filter, lists).and_then(|script| tested(filter).map(|()| script));
         match compiled {
             Ok(script) => built.push(Arc::new(FilterState {
                 metrics: metrics.filter(&filter.name),
@@ -159,6 +188,39 @@ fn build_filters(
         }
     }
     built
+}
+
+/// The file is made when the program starts, but not its folder.
+fn check_store(store: &config::state::Store, problems: &mut Problems) {
+    let path = &store.path.value;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        store.path.problem(problems, format!("{} is not a folder", folder.display()), None);
+    } else if path.is_dir() {
+        store.path.problem(problems, format!("{} is a folder", path.display()), None);
+    }
+}
+
+/// The lists that scripts look things up in; those of `before` that have not changed are kept.
+pub fn read_lists(
+    config: &Config,
+    before: Option<&Lists>,
+    file: &Path,
+) -> Result<Lists, Vec<Problem>> {
+    Lists::load(&config.state, before)
+        .map_err(|errors| errors.into_iter().map(|error| list_problem(error, file)).collect())
+}
+
+/// A problem in a list's text stands there, one with its file where it is configured.
+fn list_problem(ListError { file: named, bad }: ListError, config: &Path) -> Problem {
+    let (file, line, column, message) = match bad.line {
+        0 => {
+            let message = format!("{}: {}", named.value.display(), bad.message);
+            (config.to_owned(), named.at.line, named.at.column, message)
+        }
+        line => (named.value, line, bad.column, bad.message),
+    };
+    Problem { file, line, column, path: named.path, message, hint: None, source: None }
 }
 
 /// What compiles may still be asked to show that it works.
@@ -228,6 +290,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub access_log: ArcSwapOption<AccessLog>,
     pub client: Arc<Client>,
+    /// What filters keep.
+    pub state: Arc<State>,
     /// Where `selvedge dev` shows what happens; nowhere else is there one.
     pub dev: Option<Show>,
     /// What filters fetched of issuers' keys.
@@ -238,8 +302,8 @@ pub struct Shared {
     pub no_route: Arc<RouteMetrics>,
     /// What the listeners count; filled when they exist.
     pub connections: OnceCell<Arc<ConnCounters>>,
-    /// The checks of the snapshot that serves.
-    pub health: Mutex<Vec<HealthTask>>,
+    /// What goes on beside the requests of the snapshot that serves.
+    pub watches: Mutex<Vec<WatchTask>>,
 }
 
 /// Connections that scripts' fetches keep open.
@@ -249,10 +313,12 @@ impl Shared {
     pub fn new(
         snapshot: Snapshot,
         metrics: Arc<Metrics>,
+        state: State,
         access_log: Option<AccessLog>,
         dev: Option<Show>,
     ) -> Self {
         Self {
+            state: Arc::new(state),
             snapshot: ArcSwap::from_pointee(snapshot),
             no_route: metrics.route(NO_ROUTE),
             connections: OnceCell::new(),
@@ -262,7 +328,7 @@ impl Shared {
             dev,
             key_sets: Arc::default(),
             ready: AtomicBool::new(false),
-            health: Mutex::default(),
+            watches: Mutex::default(),
         }
     }
 
@@ -278,23 +344,27 @@ impl Shared {
         self.metrics.render().map_err(|error| error.to_string())
     }
 
-    /// Removes the series of what the current snapshot no longer has.
-    pub fn prune_metrics(&self, previous: &Snapshot) {
+    /// Removes the series of what the current snapshot no longer has, and what was counted for it.
+    pub fn prune(&self, previous: &Snapshot) {
         let snapshot = self.snapshot.load();
         for (name, before) in &previous.upstreams {
-            let now = snapshot.upstreams.get(name).map(|state| state.pool.members());
-            let now = now.unwrap_or_default();
-            for gone in before.pool.members().iter().map(|member| member.endpoint.address()) {
+            let now = snapshot.upstreams.get(name).map(|state| state.pool.balancer());
+            let now = now.as_ref().map(|balancer| balancer.members()).unwrap_or_default();
+            let gone = before.pool.balancer();
+            for gone in gone.members().iter().map(|member| member.endpoint.address()) {
                 if now.iter().all(|member| member.endpoint.address() != gone) {
                     before.metrics.forget_endpoint(&gone.to_string());
                 }
             }
         }
         let filters = snapshot.routes.iter().flat_map(|route| &route.filters);
+        self.state.retain(&snapshot.state);
         self.metrics.retain(&Live {
             routes: snapshot.routes.iter().map(|route| &*route.name).collect(),
             upstreams: snapshot.upstreams.keys().map(|name| &**name).collect(),
             filters: filters.map(|filter| &*filter.config.name).collect::<HashSet<_>>(),
+            namespaces: snapshot.state.namespaces.iter().map(|n| n.name.as_str()).collect(),
+            rate_limits: snapshot.state.rate_limits.iter().map(|l| l.name.as_str()).collect(),
         });
     }
 }

@@ -42,12 +42,14 @@ fn is_free(path: &[String]) -> bool {
         path.as_slice(),
         ["listeners", _]
             | ["filters", _, "config", ..]
+            | ["routes", _, "aggregate", "parts", _]
             | ["routes", _, "match", "headers" | "query" | "cookies", _]
     )
 }
 
 /// Values out of a closed set.
-const CLOSED: [&str; 12] = [
+const CLOSED: [&str; 13] = [
+    "algorithm",
     "balance",
     "protocol",
     "on_fault",

@@ -4,22 +4,59 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our modules each may use; see ARCHITECTURE.md.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("config", &[]),
     ("telemetry", &["config"]),
     ("routing", &["config"]),
     ("tls", &["config", "telemetry"]),
     ("listen", &["config", "telemetry", "tls"]),
     ("upstream", &["config", "telemetry"]),
-    ("script", &["config", "telemetry", "upstream"]),
-    ("snapshot", &["config", "telemetry", "routing", "tls", "listen", "upstream", "script"]),
+    ("cache", &["config", "telemetry"]),
+    ("state", &["config", "telemetry"]),
+    ("script", &["config", "telemetry", "upstream", "state"]),
+    (
+        "snapshot",
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "state",
+            "script",
+            "cache",
+        ],
+    ),
     (
         "proxy",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "snapshot"],
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "state",
+            "script",
+            "cache",
+            "snapshot",
+        ],
     ),
     (
         "admin",
-        &["config", "telemetry", "routing", "tls", "listen", "upstream", "script", "snapshot"],
+        &[
+            "config",
+            "telemetry",
+            "routing",
+            "tls",
+            "listen",
+            "upstream",
+            "state",
+            "script",
+            "cache",
+            "snapshot",
+        ],
     ),
     (
         "server",
@@ -30,7 +67,9 @@ const LAYERS: [(&str, &[&str]); 13] = [
             "tls",
             "listen",
             "upstream",
+            "state",
             "script",
+            "cache",
             "snapshot",
             "proxy",
             "admin",
@@ -45,7 +84,9 @@ const LAYERS: [(&str, &[&str]); 13] = [
             "tls",
             "listen",
             "upstream",
+            "state",
             "script",
+            "cache",
             "snapshot",
             "proxy",
             "admin",
@@ -56,13 +97,18 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 9] = [
-    ("pingora", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
-    ("pingora_core", &["proxy", "upstream", "listen", "tls", "server", "admin"]),
+const WALLS: [(&str, &[&str]); 14] = [
+    ("pingora", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
+    ("pingora_core", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),
+    ("pingora_cache", &["cache", "proxy"]),
+    ("quick_cache", &["cache"]),
+    ("rustix", &["cache"]),
     ("pingora_load_balancing", &["upstream"]),
     ("rhai", &["script"]),
     ("corosensei", &["script"]),
+    ("redb", &["state"]),
+    ("maxminddb", &["state"]),
     ("ring", &["script", "tls", "upstream"]),
     ("prometheus", &["telemetry"]),
     ("clap", &["cli", "main"]),

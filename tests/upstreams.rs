@@ -112,6 +112,34 @@ fn an_origins_certificate_is_verified() {
 }
 
 #[test]
+fn an_origins_certificate_may_be_named_and_its_tls_required_to_be_new() {
+    let folder = Folder::new();
+    let authority = Authority::new(&folder, "ca");
+    authority.sign("good", &["origin.test"]);
+    authority.sign("renewed", &["origin.test"]);
+    let of = |name: &str| {
+        let file = folder.path(&format!("{name}.crt")).display().to_string();
+        let ran =
+            peers::run("openssl", &["x509", "-in", &file, "-noout", "-fingerprint", "-sha256"]);
+        ran.out.trim().rsplit('=').next().unwrap_or_default().to_owned()
+    };
+    let pinned =
+        format!("tls: {{ {TRUST}, fingerprints: [\"{}\"], min_version: 1.3 }}", of("good"));
+    let secure = Secure::start(
+        folder,
+        &[("good", "good", pinned.as_str()), ("renewed", "renewed", pinned.as_str())],
+    );
+    let site = &secure.site;
+    assert_eq!(site.get("/good/x").status, 200, "{}", site.proxy.log());
+    for _ in 0..2 {
+        let answer = site.get("/renewed/x");
+        assert_eq!(answer.status, 502, "{}", answer.text());
+    }
+    site.logged("none of the fingerprints is the certificate's");
+    site.logged("\"error\":\"upstream_tls\"");
+}
+
+#[test]
 fn an_origin_may_ask_for_a_certificate() {
     let folder = Folder::new();
     let authority = Authority::new(&folder, "ca");

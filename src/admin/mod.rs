@@ -1,5 +1,8 @@
 //! For operators: health, readiness, reload and state on one address, metrics on another.
 
+mod kv;
+mod upstreams;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,11 +50,16 @@ impl ServeHttp for Operators {
         }
         let head = session.req_header();
         let local = conn.as_ref().is_some_and(|conn| conn.peer.ip().is_loopback());
-        let mut response = match self.face {
-            Face::Admin => refused(head, local).unwrap_or_else(|| self.admin(head)),
-            Face::Metrics => self.metrics(head),
+        let no_body = head.method == Method::HEAD;
+        let mut response = match (self.face, refused(head, local)) {
+            (Face::Metrics, _) => self.metrics(head),
+            (Face::Admin, Some(refusal)) => refusal,
+            (Face::Admin, None) if head.uri.path().starts_with(kv::PATH) => {
+                kv::respond(&self.shared, session).await
+            }
+            (Face::Admin, None) => self.admin(head).await,
         };
-        if head.method == Method::HEAD {
+        if no_body {
             response.body_mut().clear();
         }
         if let Some(conn) = &conn {
@@ -62,7 +70,7 @@ impl ServeHttp for Operators {
 }
 
 impl Operators {
-    fn admin(&self, head: &RequestHeader) -> Response<Vec<u8>> {
+    async fn admin(&self, head: &RequestHeader) -> Response<Vec<u8>> {
         match (head.uri.path(), reads(head)) {
             ("/healthz", true) => text(StatusCode::OK, "ok\n"),
             ("/readyz", true) if self.shared.is_ready() => text(StatusCode::OK, "ready\n"),
@@ -70,20 +78,29 @@ impl Operators {
             ("/config", true) => self.config(),
             ("/routes", true) => answer(StatusCode::OK, &self.routes()),
             ("/upstreams", true) => answer(StatusCode::OK, &self.upstreams()),
-            ("/reload", _) if head.method == Method::POST => match self.reload.reload() {
-                Ok(changes) => answer(StatusCode::OK, &changes),
-                Err(problems) => {
-                    answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
-                }
-            },
+            ("/reload", _) if head.method == Method::POST => self.reload().await,
             ("/healthz" | "/readyz" | "/config" | "/routes" | "/upstreams", _) => {
                 not_allowed("GET, HEAD")
             }
             ("/reload", _) => not_allowed("POST"),
+            (path, _) if path.starts_with("/upstreams/") => self.act_on_upstream(head),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /healthz /readyz /config /routes /upstreams, POST /reload\n",
+                "GET /healthz /readyz /config /routes /upstreams /kv/NAMESPACE/KEY, POST /reload \
+                 /upstreams/NAME/{drain,disable,enable}?endpoint=ADDRESS\n",
             ),
+        }
+    }
+
+    /// Reads files, and large lists among them: not on a worker.
+    async fn reload(&self) -> Response<Vec<u8>> {
+        let reload = Arc::clone(&self.reload);
+        match tokio::task::spawn_blocking(move || reload.reload()).await {
+            Ok(Ok(changes)) => answer(StatusCode::OK, &changes),
+            Ok(Err(problems)) => {
+                answer(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("reload: {error}\n")),
         }
     }
 
@@ -121,6 +138,7 @@ impl Operators {
                     Action::Upstream(_) => "upstream",
                     Action::Redirect { .. } => "redirect",
                     Action::Respond { .. } => "respond",
+                    Action::Aggregate(_) => "aggregate",
                 },
                 "upstream": route.upstream.as_ref().map(|u| &**u.pool.name()),
             })
@@ -128,22 +146,26 @@ impl Operators {
         json!({ "version": snapshot.version, "routes": routes.collect::<Vec<_>>() })
     }
 
+    fn act_on_upstream(&self, head: &RequestHeader) -> Response<Vec<u8>> {
+        if head.method != Method::POST {
+            return not_allowed("POST");
+        }
+        let snapshot = self.shared.snapshot.load();
+        let pool = |name: &str| snapshot.upstreams.get(name).map(|state| &state.pool);
+        match upstreams::act(head.uri.path(), head.uri.query().unwrap_or_default(), pool) {
+            Ok(shown) => answer(StatusCode::OK, &shown),
+            Err(why) => text(StatusCode::NOT_FOUND, &format!("{why}\n")),
+        }
+    }
+
     fn upstreams(&self) -> Value {
         let snapshot = self.shared.snapshot.load();
         let mut names: Vec<_> = snapshot.upstreams.keys().cloned().collect();
         names.sort();
-        let upstreams = names.iter().filter_map(|name| snapshot.upstreams.get(name)).map(|state| {
-            let endpoints = state.pool.members().iter().map(|member| {
-                json!({
-                    "address": member.endpoint.address().to_string(),
-                    "weight": member.weight,
-                    "healthy": member.endpoint.healthy(),
-                    "checked": member.endpoint.known(),
-                    "in_flight": member.endpoint.in_flight(),
-                })
-            });
-            json!({ "name": &**state.pool.name(), "endpoints": endpoints.collect::<Vec<_>>() })
-        });
+        let upstreams = names
+            .iter()
+            .filter_map(|name| snapshot.upstreams.get(name))
+            .map(|state| upstreams::show(&state.pool));
         json!({ "upstreams": upstreams.collect::<Vec<_>>() })
     }
 }

@@ -11,7 +11,8 @@ use super::print::{answer, fail, report};
 use crate::config::problem::{Problem, Problems};
 use crate::config::{self, Config};
 use crate::script::Diagnostic;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, read_lists};
+use crate::state::Lists;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsTable;
 
@@ -51,43 +52,48 @@ impl Check {
     }
 
     fn print_grants(&self) -> ExitCode {
-        let config = match config::load(&self.config) {
-            Ok(config) => config,
-            // Changed since it was checked.
-            Err(problems) => return report(&problems),
-        };
-        match Grants::of(&config) {
-            Ok(grants) if self.json => {
-                let grants: Vec<_> = grants.iter().map(Grants::json).collect();
-                answer(&format!("{:#}\n", serde_json::json!(grants)))
-            }
-            Ok(grants) if grants.is_empty() => answer("there are no filters\n"),
-            Ok(grants) => answer(&grants.iter().map(Grants::text).collect::<Vec<_>>().join("\n")),
-            Err(diagnostics) => refused(&diagnostics),
-        }
+        let shown = self.loaded(|config, lists| {
+            let grants = Grants::of(config, lists)?;
+            Ok(match self.json {
+                true => array(grants.iter().map(Grants::json).collect()),
+                false => paragraphs(grants.iter().map(Grants::text).collect()),
+            })
+        });
+        shown.map_or_else(|code| code, |text| answer(&text))
     }
 
     fn print_costs(&self) -> ExitCode {
-        let config = match config::load(&self.config) {
-            Ok(config) => config,
-            // Changed since it was checked.
-            Err(problems) => return report(&problems),
-        };
-        match Costs::of(&config) {
-            Ok(costs) if self.json => {
-                let costs: Vec<_> = costs.iter().map(Costs::json).collect();
-                answer(&format!("{:#}\n", serde_json::json!(costs)))
-            }
-            Ok(costs) if costs.is_empty() => answer("there are no filters\n"),
-            Ok(costs) => answer(&costs.iter().map(Costs::text).collect::<Vec<_>>().join("\n")),
-            Err(diagnostics) => refused(&diagnostics),
-        }
+        let shown = self.loaded(|config, lists| {
+            let costs = Costs::of(config, lists)?;
+            Ok(match self.json {
+                true => array(costs.iter().map(Costs::json).collect()),
+                false => paragraphs(costs.iter().map(Costs::text).collect()),
+            })
+        });
+        shown.map_or_else(|code| code, |text| answer(&text))
+    }
+
+    /// What `show` makes of the configuration, which was sound when it was checked.
+    fn loaded(
+        &self,
+        show: impl FnOnce(&Config, &Lists) -> Result<String, Vec<Diagnostic>>,
+    ) -> Result<String, ExitCode> {
+        let config = config::load(&self.config).map_err(|problems| report(&problems))?;
+        let lists = read_lists(&config, None, &self.config);
+        let lists = lists.map_err(|problems| report(&problems))?;
+        show(&config, &lists).map_err(|diagnostics| {
+            let lines = diagnostics.iter().map(ToString::to_string);
+            fail(lines.collect::<Vec<_>>().join("\n"))
+        })
     }
 }
 
-fn refused(diagnostics: &[Diagnostic]) -> ExitCode {
-    let lines = diagnostics.iter().map(ToString::to_string);
-    fail(lines.collect::<Vec<_>>().join("\n"))
+fn array(values: Vec<serde_json::Value>) -> String {
+    format!("{:#}\n", serde_json::json!(values))
+}
+
+fn paragraphs(texts: Vec<String>) -> String {
+    if texts.is_empty() { "there are no filters\n".to_owned() } else { texts.join("\n") }
 }
 
 /// Everything that would keep `run` from serving this file, but for its sockets.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::config::filters::Lowering;
 use crate::script::{Cost, Diagnostic, Script, Slow, compile};
+use crate::state::Lists;
 
 /// One filter's functions.
 pub struct Costs<'c> {
@@ -18,9 +19,10 @@ pub struct Costs<'c> {
 
 impl<'c> Costs<'c> {
     /// Of all filters, in the order of the configuration.
-    pub fn of(config: &'c Config) -> Result<Vec<Self>, Vec<Diagnostic>> {
+    pub fn of(config: &'c Config, lists: &Lists) -> Result<Vec<Self>, Vec<Diagnostic>> {
         let one = |filter: &'c crate::config::filters::Filter| {
-            Ok(Self { name: &filter.name, lowering: filter.lowering, script: compile(filter)? })
+            let script = compile(filter, lists)?;
+            Ok(Self { name: &filter.name, lowering: filter.lowering, script })
         };
         config.filters.iter().map(one).collect()
     }

@@ -18,6 +18,7 @@ use crate::admin::Reload;
 use crate::config::{self, Config, Input};
 use crate::script;
 use crate::server;
+use crate::snapshot::read_lists;
 
 /// Keys of the configuration that name files which `run` reads.
 const FILES: [&str; 6] = ["script", "file", "cert", "key", "ca", "client_ca"];
@@ -79,8 +80,11 @@ fn files(file: &Path, config: Option<&Config>, before: Vec<PathBuf>) -> Vec<Path
     let mut broken = config.is_none();
     if let Some(config) = config {
         named(&config.effective, &mut files);
+        let lists = read_lists(config, None, file);
+        broken |= lists.is_err();
+        let lists = lists.unwrap_or_default();
         for filter in &config.filters {
-            match script::compile(filter) {
+            match script::compile(filter, &lists) {
                 Ok(script) => files.extend(script.files()),
                 Err(_) => broken = true,
             }

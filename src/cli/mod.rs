@@ -1,5 +1,6 @@
 //! Arguments to commands; one file per command.
 
+mod admin;
 mod api;
 pub mod check;
 mod config;
@@ -16,6 +17,7 @@ mod reload;
 mod routes;
 mod run;
 mod test;
+mod upstream;
 mod watch;
 
 use std::process::ExitCode;
@@ -55,6 +57,8 @@ enum Command {
     Routes(routes::Routes),
     /// Have the running server reload its configuration
     Reload(reload::Reload),
+    /// Show the running server's upstreams, or take an endpoint out and in
+    Upstream(upstream::Upstream),
     /// Run the tests beside filters
     Test(test::Test),
     /// Write a new filter and its test
@@ -78,6 +82,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Config(config) => config.run(),
         Command::Routes(routes) => routes.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Upstream(upstream) => upstream.run(),
         Command::Test(test) => test.run(),
         Command::New(new) => new.run(),
         Command::Api(api) => api.run(),

@@ -180,6 +180,10 @@ fn action(route: &Route, config: &Config) -> String {
         Action::Upstream(index) => format!("upstream {}", config.upstreams[*index].name),
         Action::Redirect { status, to } => format!("redirect {} {to}", status.as_u16()),
         Action::Respond { status, .. } => format!("respond {}", status.as_u16()),
+        Action::Aggregate(of) => {
+            let parts: Vec<&str> = of.parts.iter().map(|part| &*part.name).collect();
+            format!("aggregate {}", parts.join(", "))
+        }
     };
     let filters = route.filters.iter().map(|index| &*config.filters[*index].name);
     match filters.collect::<Vec<_>>().as_slice() {

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::body::{self, BodyAccess, RawBodyAccess};
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, choice, section};
+use super::state::{self, Access, Grants, RawGrants, State};
 use super::upstreams::Upstream;
 use super::values::{Bytes, Free};
 
@@ -18,6 +20,8 @@ pub struct Filter {
     pub config: serde_json::Value,
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
+    pub body: BodyAccess,
+    pub state: Grants,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
     pub tests: Tests,
@@ -175,6 +179,20 @@ section! {
         secrets: Named<RawSecret> = "{}",
         /// What the script may fetch.
         fetch: RawFetch = "{}",
+        /// Which bodies it sees.
+        body: RawBodyAccess = "{}",
+        /// Namespaces of `state.kv` that the script may use: `read` or `read_write`.
+        kv: Named<Access> = "{}",
+        /// Names of `state.rate_limits` that the script may count with.
+        rate_limits: Vec<At<String>> = "[]",
+        /// Names of `state.counters` that the script may read and change.
+        counters: Vec<At<String>> = "[]",
+        /// Names of `state.locks` that the script may take.
+        locks: Vec<At<String>> = "[]",
+        /// Names of `state.dicts` that the script may read.
+        dicts: Vec<At<String>> = "[]",
+        /// Names of `state.ipsets` that the script may ask.
+        ipsets: Vec<At<String>> = "[]",
         /// What one run of a hook may use.
         limits: RawFilterLimits = "{}",
         /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
@@ -240,6 +258,7 @@ choice!(Tests { "optional" => Tests::Optional, "required" => Tests::Required });
 pub fn resolve(
     raw: Named<RawFilter>,
     upstreams: &[Upstream],
+    declared: &State,
     problems: &mut Problems,
 ) -> Vec<Filter> {
     let resolve_one = |(name, raw): (At<String>, RawFilter)| Filter {
@@ -264,6 +283,19 @@ pub fn resolve(
             timeout: raw.fetch.timeout,
             max_body: usize::try_from(raw.fetch.max_body.0).unwrap_or(usize::MAX),
         },
+        body: body::resolve(raw.body, problems),
+        state: state::resolve_grants(
+            RawGrants {
+                kv: raw.kv,
+                rate_limits: raw.rate_limits,
+                counters: raw.counters,
+                locks: raw.locks,
+                dicts: raw.dicts,
+                ipsets: raw.ipsets,
+            },
+            declared,
+            problems,
+        ),
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
         tests: raw.tests,

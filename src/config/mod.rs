@@ -1,5 +1,7 @@
 //! Configuration: YAML text in, a typed `Config` that cannot be invalid out, or every problem at once.
 
+pub mod aggregate;
+pub mod body;
 pub mod env;
 pub mod filters;
 pub mod listeners;
@@ -9,6 +11,7 @@ pub mod read;
 pub mod reference;
 pub mod routes;
 pub mod service;
+pub mod state;
 pub mod upstreams;
 pub mod values;
 pub mod yaml;
@@ -19,12 +22,14 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use self::body::BodyAccess;
 use self::filters::{Filter, RawFilter};
 use self::listeners::{Listener, RawListener};
 use self::problem::{Pos, Problem, Problems};
 use self::read::{At, Named, Read, Reader, section};
 use self::routes::{RawRoute, Route};
 use self::service::{AccessLog, Limits, Service};
+use self::state::{RawState, State};
 use self::upstreams::{RawUpstream, Upstream};
 
 section! {
@@ -36,6 +41,8 @@ section! {
         upstreams: Named<RawUpstream> = "{}",
         /// Scripts, by name.
         filters: Named<RawFilter> = "{}",
+        /// What filters keep between requests, and lists that they look things up in.
+        state: RawState = "{}",
         /// Which request goes where.
         routes: At<Vec<RawRoute>>,
         /// Proxies whose `X-Forwarded-For` is believed, right to left.
@@ -57,6 +64,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub upstreams: Vec<Upstream>,
     pub filters: Vec<Filter>,
+    pub state: State,
     pub routes: Vec<Route>,
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Option<Service>,
@@ -135,7 +143,7 @@ pub fn load(file: &Path) -> Result<Config, Vec<Problem>> {
     parse(&text, file)
 }
 
-fn read_text(file: &Path) -> Result<String, (Pos, String)> {
+pub(in crate::config) fn read_text(file: &Path) -> Result<String, (Pos, String)> {
     let whole = Pos::default();
     let mut bytes = Vec::new();
     File::open(file)
@@ -195,12 +203,17 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     let services = [("admin", raw.admin.as_ref()), ("metrics", raw.metrics.as_ref())];
     service::check_addresses(&services, &listeners, problems);
     let upstreams = upstreams::resolve(raw.upstreams, problems);
-    let filters = filters::resolve(raw.filters, &upstreams, problems);
+    let state = state::resolve(raw.state, problems);
+    let filters = filters::resolve(raw.filters, &upstreams, &state, problems);
+    for filter in filters.iter().filter(|filter| filter.body != BodyAccess::NONE) {
+        body::check_total(filter.body.limit, &raw.limits.held_bodies, &filter.name, problems);
+    }
     let routes = routes::resolve(raw.routes.value, &upstreams, &filters, problems);
     Config {
         listeners,
         upstreams,
         filters,
+        state,
         routes,
         trusted_proxies: raw.trusted_proxies,
         admin: raw.admin,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use super::aggregate::{self, Aggregate, RawAggregate};
 use super::filters::Filter;
 use super::pattern::{HostPattern, PathPattern};
 use super::problem::{Problems, nearest};
@@ -70,6 +71,7 @@ pub enum Action {
         body: Arc<str>,
         headers: Vec<(HeaderName, String)>,
     },
+    Aggregate(Aggregate),
 }
 
 /// `prefix` (whole segments) is replaced by `with`.
@@ -89,7 +91,8 @@ pub enum AmbiguousPath {
 }
 
 section! {
-    /// Which requests go where, through which filters. Exactly one of upstream, redirect, respond.
+    /// Which requests go where, through which filters. Exactly one of upstream, redirect,
+    /// respond, aggregate.
     pub struct RawRoute as "route" {
         /// The route's name in logs and metrics.
         name: At<String>,
@@ -103,6 +106,8 @@ section! {
         redirect: Option<RawRedirect>,
         /// Answer with a fixed response.
         respond: Option<RawRespond>,
+        /// Answer with the answers of several upstreams in one JSON.
+        aggregate: Option<RawAggregate>,
         /// Take this prefix, whole segments, off the path before it is forwarded.
         strip_prefix: Option<At<String>>,
         /// Put this in place of `strip_prefix`.
@@ -201,6 +206,7 @@ fn resolve_one(
 ) -> Option<Route> {
     refuse_without_upstream(&raw, problems);
     let rewrite = resolve_rewrite(&raw, problems);
+    let matches = resolve_match(raw.r#match, problems);
     let filters = raw.filters.iter().filter_map(|name| {
         let names = filters.iter().map(|f| &*f.name);
         find(name, "filter", names, problems)
@@ -208,25 +214,27 @@ fn resolve_one(
     Some(Route {
         name: raw.name.value.as_str().into(),
         filters: filters.collect(),
-        matches: resolve_match(raw.r#match, problems),
         rewrite,
         ambiguous_path: raw.ambiguous_path,
         timeout: raw.timeout.map(|timeout| timeout.value),
         max_body: raw.max_body.0,
-        action: resolve_action(
-            raw.name,
-            raw.upstream,
-            raw.redirect,
-            raw.respond,
-            upstreams,
-            problems,
-        )?,
+        action: match (raw.aggregate, raw.upstream, raw.redirect, raw.respond) {
+            (Some(raw), None, None, None) => {
+                Action::Aggregate(aggregate::resolve(raw, &matches, upstreams, problems))
+            }
+            (None, upstream, redirect, respond) => {
+                resolve_action(raw.name, upstream, redirect, respond, upstreams, problems)?
+            }
+            _ => return one_action(&raw.name, problems),
+        },
+        matches,
     })
 }
 
 /// Keys that say how to forward have no effect on a route that answers by itself.
 fn refuse_without_upstream(raw: &RawRoute, problems: &mut Problems) {
-    if raw.upstream.is_some() || raw.redirect.is_none() && raw.respond.is_none() {
+    let answers = raw.redirect.is_some() || raw.respond.is_some() || raw.aggregate.is_some();
+    if raw.upstream.is_some() || !answers {
         return;
     }
     no_effect("strip_prefix", raw.strip_prefix.as_ref(), problems);
@@ -298,12 +306,14 @@ fn resolve_action(
                 headers: vec![(http::header::CONTENT_TYPE, content_type.value)],
             })
         }
-        _ => {
-            let message = "a route needs exactly one of upstream, redirect, respond";
-            name.problem(problems, message, None);
-            None
-        }
+        _ => one_action(&name, problems),
     }
+}
+
+fn one_action<T>(name: &At<String>, problems: &mut Problems) -> Option<T> {
+    let message = "a route needs exactly one of upstream, redirect, respond, aggregate";
+    name.problem(problems, message, None);
+    None
 }
 
 fn resolve_match(raw: RawMatch, problems: &mut Problems) -> Match {

@@ -55,6 +55,9 @@ section! {
         drain_timeout: Duration = "30s",
         /// Filter runs alive at once; above it the answer is 503.
         filter_runs: At<u32> = "16384",
+        /// Bytes of bodies that are held for filters at once, of all requests; above it the answer
+        /// is 503.
+        held_bodies: At<Bytes> = "256MiB",
         /// The largest request head: its bytes on HTTP/1.1, its header list on HTTP/2.
         head: At<Bytes> = "64KiB",
         /// Header lines in a request, at most 256.

@@ -17,6 +17,10 @@ use super::yaml::{Kind, Node};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
+/// A whole share of a hundred: `50%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Percent(pub u32);
+
 /// `host:port` of an origin, resolved when the configuration is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
@@ -85,6 +89,7 @@ leaf!(u64, "a number", NUMBER, parse_number, |v| (*v).into());
 leaf!(Duration, "a duration such as 500ms, 2s, 1m", TEXT, parse_duration, |v| show_duration(*v)
     .into());
 leaf!(Bytes, "a size such as 512, 64KiB, 4MiB", NUMBER, parse_size, |v| show_size(v.0).into());
+leaf!(Percent, "a share such as 50%", TEXT, parse_percent, |v| format!("{}%", v.0).into());
 leaf!(Bind, "an address such as 127.0.0.1:8080", TEXT, parse_bind, |v| v.0.to_string().into());
 leaf!(HostPort, "host:port", TEXT, parse_host_port, |v| v.text.clone().into());
 leaf!(IpNet, "an address or a network such as 10.0.0.0/8", TEXT, parse_net, |v| v
@@ -245,6 +250,12 @@ pub fn show_size(bytes: u64) -> String {
     }
 }
 
+fn parse_percent(text: &str) -> Result<Percent, String> {
+    let number = text.strip_suffix('%').and_then(|number| parse_number::<u32>(number).ok());
+    let share = number.filter(|number| *number <= 100).map(Percent);
+    share.ok_or_else(|| format!("\"{text}\" is not a share: write 0% to 100%"))
+}
+
 fn parse_bind(text: &str) -> Result<Bind, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     full.parse().map(Bind).map_err(|_| {
@@ -317,6 +328,14 @@ mod tests {
         assert_eq!(parse_size("4MiB"), Ok(Bytes(4 << 20)));
         for bad in ["4MB", "-1", "", "1.5MiB", "99999999999GiB", "KiB"] {
             assert!(parse_size(bad).is_err(), "{bad} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_share_is_whole_and_has_its_sign() {
+        assert_eq!(parse_percent("50%"), Ok(Percent(50)));
+        for bad in ["50", "101%", "-1%", "1.5%", "%", "", "0.5", "1e1%"] {
+            assert!(parse_percent(bad).is_err(), "{bad} was accepted");
         }
     }
 

@@ -13,7 +13,8 @@ use crate::routing::Params;
 use crate::snapshot::{RouteState, Snapshot, UpstreamState};
 use crate::telemetry::handles::Held;
 use crate::telemetry::trace::TraceContext;
-use crate::upstream::endpoint::{Endpoint, InFlight};
+use crate::upstream::attempt::Attempt as Try;
+use crate::upstream::endpoint::Endpoint;
 
 /// Per-request state. Empty until the head was read.
 #[derive(Default)]
@@ -22,6 +23,7 @@ pub struct Ctx {
     pub routed: Option<Routed>,
     pub attempt: Attempt,
     pub outcome: Outcome,
+    pub body: super::body::RequestBody,
     pub scripts: super::exchange::ScriptState,
     /// In `selvedge dev` only.
     pub dev: Option<Box<super::dev::Notes>>,
@@ -84,12 +86,14 @@ pub struct Routed {
 #[derive(Default)]
 pub struct Attempt {
     pub tried: Vec<Arc<Endpoint>>,
-    pub current: Option<InFlight>,
+    pub current: Option<Try>,
     pub first_began: Option<Instant>,
     pub began: Option<Instant>,
     pub retries: u32,
     /// 1xx responses so far.
     pub informational: u32,
+    /// The response's head came, and more than the client has to do with it: the cache.
+    pub taken_in: bool,
     /// Time spent waiting for origins.
     pub waited: Duration,
 }

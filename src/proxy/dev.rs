@@ -12,6 +12,7 @@ use pingora_proxy::Session;
 
 use super::ctx::{Ctx, Facts};
 use super::peer;
+use super::response;
 use crate::config::filters::FilterLimits;
 use crate::config::values::show_size;
 use crate::script::{Fault, Hook, RunFigures};
@@ -84,7 +85,7 @@ pub fn tell(session: &Session, ctx: &Ctx, shared: &Shared) {
 fn headline(session: &Session, ctx: &Ctx, facts: &Facts) -> String {
     let outcome = &ctx.outcome;
     let route = ctx.routed.as_ref().map_or("none", |routed| &*routed.route.name);
-    let status = match session.response_written() {
+    let status = match response::sent(session) {
         Some(_) => outcome.status.to_string(),
         None => "no response".to_owned(),
     };

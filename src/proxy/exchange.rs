@@ -13,7 +13,7 @@ use super::fail::Failure;
 use super::{forward, head};
 use crate::routing::path::normalise;
 use crate::script::{
-    self, CertInfo, Client, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
+    self, CertInfo, Client, ErrorInfo, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
 };
 use crate::tls::TlsInfo;
 
@@ -59,6 +59,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
         path: path.to_owned(),
         query,
         headers: head.headers.clone(),
+        body: ctx.body.as_seen(),
         version: head.version,
         id: facts.request_id.to_str().unwrap_or_default().to_owned(),
         route: routed.route.name.to_string(),
@@ -158,7 +159,7 @@ pub fn of_response(head: &ResponseHeader, from: From) -> ResponseDraft {
     ResponseDraft {
         status: head.status,
         headers: head.headers.clone(),
-        body: ResponseBody::Untouched,
+        body: MessageBody::Untouched,
         from,
     }
 }
@@ -174,8 +175,8 @@ pub fn edit_response(head: &mut ResponseHeader, status: StatusCode, headers: Hea
 /// The answer of a filter: its head and its body.
 pub fn of_draft(draft: &ResponseDraft) -> (StatusCode, HeaderMap<HeaderValue>, Bytes) {
     let body = match &draft.body {
-        ResponseBody::Replaced(body) => body.clone(),
-        ResponseBody::Untouched => Bytes::new(),
+        MessageBody::Replaced(body) | MessageBody::Held(body) => body.clone(),
+        MessageBody::Untouched => Bytes::new(),
     };
     (draft.status, draft.headers.clone(), body)
 }

@@ -15,6 +15,8 @@ use super::response;
 use crate::listen::Cut;
 use crate::script::{Fault, From, ResponseDraft};
 use crate::snapshot::Shared;
+use crate::upstream::attempt::Refusal;
+use crate::upstream::dial::CONNECTIONS_FULL;
 
 /// Why a request got no answer of an origin or a filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +35,8 @@ pub enum Failure {
     MethodNotAllowed(String),
     #[error("the body is larger than {0} bytes")]
     BodyTooLarge(u64),
+    #[error("the bodies held for filters have more than {0} bytes with this one")]
+    BodiesBusy(u64),
     #[error("filter {0} faulted")]
     FilterFault(String),
     #[error("too many filter runs")]
@@ -41,6 +45,10 @@ pub enum Failure {
     FilterMessage(String),
     #[error("no endpoint of {0} can be reached")]
     NoEndpoint(String),
+    #[error("{0}: the circuit is open")]
+    CircuitOpen(String),
+    #[error("{0}")]
+    Overloaded(String),
     #[error("connect failed: {0}")]
     Connect(String),
     #[error("connect timed out: {0}")]
@@ -53,6 +61,10 @@ pub enum Failure {
     UpstreamClosed(String),
     #[error("the upstream's response is invalid: {0}")]
     UpstreamInvalid(String),
+    #[error("a part of the answer is missing: {0}")]
+    Part(String),
+    #[error("a part of the answer did not come in time: {0}")]
+    PartTimeout(String),
     #[error("the client went away: {0}")]
     ClientGone(String),
     #[error("the client was cut, {why:?}: {text}")]
@@ -111,6 +123,12 @@ impl Failure {
                 Level::Debug,
                 "body_too_large",
             ),
+            Self::BodiesBusy(_) => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This service is busy.",
+                Level::Warn,
+                "bodies_busy",
+            ),
             Self::FilterFault(_) | Self::FilterMessage(_) => row(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Something went wrong here.",
@@ -128,6 +146,18 @@ impl Failure {
                 "This service cannot be reached right now.",
                 Level::Warn,
                 "no_endpoint",
+            ),
+            Self::CircuitOpen(_) => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This service cannot be reached right now.",
+                Level::Warn,
+                "circuit_open",
+            ),
+            Self::Overloaded(_) => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This service is busy.",
+                Level::Warn,
+                "overloaded",
             ),
             Self::Connect(_) => {
                 row(gateway, "The service behind cannot be reached.", Level::Warn, "connect")
@@ -156,6 +186,15 @@ impl Failure {
                 Level::Warn,
                 "upstream_invalid",
             ),
+            Self::Part(_) => {
+                row(gateway, "A service behind did not give its part.", Level::Warn, "part")
+            }
+            Self::PartTimeout(_) => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "A service behind did not give its part in time.",
+                Level::Warn,
+                "part_timeout",
+            ),
             Self::ClientGone(_) => row(bad, "", Level::Debug, "client_gone"),
             Self::Cut { why, .. } => row(bad, "", Level::Debug, why.label()),
             Self::ClientInvalid(_) => {
@@ -182,10 +221,25 @@ impl Failure {
             Self::MethodNotAllowed(allow) => {
                 HeaderValue::from_str(allow).map(|v| (header::ALLOW, v)).into_iter().collect()
             }
-            Self::NoEndpoint(_) | Self::FiltersBusy => {
+            Self::NoEndpoint(_)
+            | Self::CircuitOpen(_)
+            | Self::Overloaded(_)
+            | Self::FiltersBusy
+            | Self::BodiesBusy(_) => {
                 vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))]
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// Why the upstream's pool begins no attempt.
+    pub fn refused(upstream: &str, refusal: Refusal) -> Self {
+        let text = format!("{upstream}: {refusal}");
+        match refusal {
+            Refusal::NoEndpoint => Self::NoEndpoint(upstream.to_owned()),
+            Refusal::Fenced => Self::NoEndpoint(format!("{upstream} within the fence")),
+            Refusal::CircuitOpen => Self::CircuitOpen(upstream.to_owned()),
+            Refusal::Full(_) => Self::Overloaded(text),
         }
     }
 
@@ -208,6 +262,7 @@ impl Failure {
                 | ErrorType::ConnectRefused
                 | ErrorType::ConnectNoRoute
                 | ErrorType::ConnectError => Self::of_upstream(error.etype(), text),
+                kind if *kind == CONNECTIONS_FULL => Self::Overloaded(text),
                 _ => Self::Internal(text),
             },
         }
@@ -215,6 +270,7 @@ impl Failure {
 
     fn of_upstream(kind: &ErrorType, text: String) -> Self {
         match kind {
+            kind if *kind == CONNECTIONS_FULL => Self::Overloaded(text),
             ErrorType::ConnectTimedout => Self::ConnectTimeout(text),
             ErrorType::TLSHandshakeTimedout => Self::ConnectTimeout(text),
             ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError => {
@@ -243,7 +299,7 @@ pub async fn answer(
     ctx: &mut Ctx,
     shared: &Shared,
 ) -> FailToProxy {
-    if ctx.outcome.answered_by.is_some() && session.response_written().is_some() {
+    if ctx.outcome.answered_by.is_some() && response::sent(session).is_some() {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
     let failure = cause(error, ctx);
@@ -254,7 +310,7 @@ pub async fn answer(
     if !reusable {
         session.set_keepalive(None);
     }
-    let sent = match (&failure, session.response_written()) {
+    let sent = match (&failure, response::sent(session)) {
         (Failure::ClientGone(_) | Failure::Cut { .. }, _) => false,
         (_, Some(_)) => false,
         (_, None) => {

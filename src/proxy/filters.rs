@@ -19,6 +19,7 @@ use crate::script::{
     Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, Verified, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
+use crate::state::{Place, State};
 use crate::telemetry::handles::RunCost;
 use crate::telemetry::trace::TraceContext;
 use crate::upstream::client::{Client, ClientError, ClientRequest, Target};
@@ -50,7 +51,7 @@ pub async fn run_watched(
 
 /// Resolves once the client is gone. While an HTTP/1 body is still to come nobody looks, since
 /// looking is reading.
-async fn gone(session: &mut Session) -> String {
+pub async fn gone(session: &mut Session) -> String {
     let downstream = &mut session.downstream_session;
     if downstream.is_http2() || downstream.is_body_done() {
         match downstream.read_body_or_idle(true).await {
@@ -80,6 +81,7 @@ pub async fn run_hook(
         filter: Arc::clone(filter),
         snapshot: Arc::clone(&facts.snapshot),
         client: Arc::clone(&shared.client),
+        state: Arc::clone(&shared.state),
         key_sets: Arc::clone(&shared.key_sets),
         trace: facts.trace,
         request: Arc::clone(&exchange.request),
@@ -115,6 +117,34 @@ fn note_verified(filter: &FilterState, hook: Hook, verified: &Verified) {
         let (name, hook) = (&filter.config.name, hook.name());
         log::error!("filter {name} {hook}: lowered code left {lowered}, and Rhai {rhai}");
     }
+}
+
+/// Faults of filters that cannot be shown a response; what they mean for the request, if anything.
+pub fn refuse_all(
+    ctx: &Ctx,
+    filters: &[Arc<FilterState>],
+    why: &dyn std::fmt::Display,
+) -> Option<Failure> {
+    let mut failure = None;
+    for filter in filters {
+        filter.metrics.run(Hook::Response.name(), "fault", RunCost::default());
+        let facts = ctx.facts.as_ref();
+        if let Some(suppressed) = facts.and_then(|f| f.snapshot.failures_logged.admit()) {
+            let (name, hook) = (&filter.config.name, Hook::Response.name());
+            let id = facts.map_or("", |facts| facts.request_id.to_str().unwrap_or_default());
+            let route = ctx.routed.as_ref().map_or("-", |routed| &*routed.route.name);
+            let more = more_not_shown(suppressed);
+            log::error!("filter {name} {hook} request {id} route {route}: {why}{more}");
+        }
+        if filter.config.on_fault == OnFault::Closed {
+            failure.get_or_insert(Failure::FilterFault(filter.config.name.to_string()));
+        }
+    }
+    failure
+}
+
+fn more_not_shown(suppressed: u64) -> String {
+    if suppressed > 0 { format!(" ({suppressed} more not shown)") } else { String::new() }
 }
 
 fn label(outcome: &Outcome) -> &'static str {
@@ -160,10 +190,7 @@ fn tell_log(ctx: &Ctx, filter: &FilterState, fault: &Fault, exchange: &Exchange)
             text.push_str(&format!(" | {source}"));
         }
     }
-    if suppressed > 0 {
-        text.push_str(&format!(" ({suppressed} more not shown)"));
-    }
-    log::error!("{text}");
+    log::error!("{text}{}", more_not_shown(suppressed));
 }
 
 /// What a filter reaches during one run.
@@ -171,6 +198,7 @@ struct Hands {
     filter: Arc<FilterState>,
     snapshot: Arc<Snapshot>,
     client: Arc<Client>,
+    state: Arc<State>,
     key_sets: Arc<KeySets>,
     trace: TraceContext,
     request: Arc<RequestDraft>,
@@ -206,13 +234,21 @@ impl Host for Hands {
         log::log!(target: "filter", level, "{filter} request {id} route {route}: {message}{fields}");
     }
 
+    fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    fn place(&self, address: IpAddr) -> Result<Place, String> {
+        self.snapshot.lists.place(address)
+    }
+
     fn key_sets(&self) -> &KeySets {
         &self.key_sets
     }
 
     fn upstream_healthy(&self, name: &str) -> Option<bool> {
         let upstream = self.snapshot.upstreams.get(name)?;
-        Some(upstream.pool.members().iter().any(|member| member.endpoint.healthy()))
+        Some(upstream.pool.any_well())
     }
 }
 
@@ -255,7 +291,7 @@ fn outgoing(request: FetchRequest, trace: &TraceContext) -> ClientRequest {
 
 fn fetch_error(error: ClientError) -> FetchError {
     let kind = match &error {
-        ClientError::NoEndpoint => FetchErrorKind::Unavailable,
+        ClientError::Refused(_) => FetchErrorKind::Unavailable,
         ClientError::Connect { .. } | ClientError::Broken(_) => FetchErrorKind::Connect,
         ClientError::Timeout => FetchErrorKind::Timeout,
         ClientError::TooLarge { .. } => FetchErrorKind::TooLarge,

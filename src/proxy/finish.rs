@@ -12,6 +12,7 @@ use super::exchange;
 use super::fail;
 use super::filters::run_hook;
 use super::peer;
+use super::response;
 use crate::script::{Hook, ResponseDraft};
 use crate::snapshot::{RouteState, Shared};
 use crate::telemetry::access_log::Entry;
@@ -29,7 +30,7 @@ pub async fn record(
     {
         ctx.outcome.failure = Some(fail::cause(error, ctx));
     }
-    ctx.outcome.status = session.response_written().map_or(0, |head| head.status.as_u16());
+    ctx.outcome.status = response::sent(session).map_or(0, |head| head.status.as_u16());
     ctx.outcome.body_out = session.body_bytes_sent() as u64;
     ctx.outcome.body_in = session.body_bytes_read() as u64;
     count(ctx, shared);

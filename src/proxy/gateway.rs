@@ -13,7 +13,7 @@ use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::ctx::Ctx;
-use super::{accept, fail, finish, forward, peer, request, response, route};
+use super::{accept, body, collect, fail, finish, forward, peer, request, response, route};
 use crate::snapshot::Shared;
 
 /// The proxy, as Pingora drives it.
@@ -64,11 +64,10 @@ impl ProxyHttp for Gateway {
         reused: bool,
         _peer: &HttpPeer,
         _fd: std::os::fd::RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        peer::connected(ctx, reused);
-        Ok(())
+        peer::connected(ctx, reused, digest)
     }
 
     /// The origin's copy of the request.
@@ -79,26 +78,30 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         forward::prepare(session, head, ctx)?;
-        request::run_upstream(session, head, ctx, &self.shared).await
+        collect::ask_for_whole(head, ctx);
+        request::run_upstream(session, head, ctx, &self.shared).await?;
+        body::send_held(session, head, ctx)
     }
 
     async fn request_body_filter(
         &self,
         session: &mut Session,
-        body: &mut Option<Bytes>,
+        _body: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        request::count_body(session, ctx, body.as_ref().map_or(0, Bytes::len))
+        ctx.body.sent(session);
+        request::limit_body_as_it_comes(session, ctx)
     }
 
     /// The origin's head, before anything else sees it.
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
+        ctx.body.sent(session);
         response::from_upstream(head, ctx)
     }
 
@@ -141,6 +144,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
         reused: bool,
     ) -> Box<Error> {
+        collect::give_up(session, ctx);
         peer::exchange_failed(session, ctx, peer, error, reused)
     }
 
@@ -150,6 +154,7 @@ impl ProxyHttp for Gateway {
         error: &Error,
         ctx: &mut Box<Ctx>,
     ) -> FailToProxy {
+        collect::give_up(session, ctx);
         fail::answer(session, error, ctx, &self.shared).await
     }
 
@@ -159,6 +164,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Ctx>) {
+        collect::release(session, error, ctx, &self.shared).await;
         finish::record(session, error, ctx, &self.shared).await;
     }
 }

@@ -2,6 +2,12 @@
 
 /// Ids, trace context, the client's true address, sanity of the head.
 mod accept;
+/// Routes that answer with several upstreams' answers in one.
+mod aggregate;
+/// Request bodies that filters ask for.
+mod body;
+/// Responses that filters ask to see whole.
+mod collect;
 /// Whether a message can be read in one way only.
 mod conform;
 /// Per-request state, in groups.
@@ -30,5 +36,7 @@ mod request;
 mod response;
 /// Host, path and conditions to a route; routes that answer by themselves.
 mod route;
+/// A session in place of the client's own, with a body that we hold.
+mod stand_in;
 
 pub use gateway::Gateway;

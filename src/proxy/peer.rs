@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header;
+use http::{StatusCode, header};
+use pingora::protocols::Digest;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorType, Result, RetryType};
 use pingora_proxy::Session;
@@ -12,8 +13,12 @@ use pingora_proxy::Session;
 use super::ctx::Ctx;
 use super::fail::Failure;
 use super::head;
-use crate::config::upstreams::HashKey;
+use super::response;
+use crate::config::upstreams::{Address, HashKey};
 use crate::snapshot::UpstreamState;
+use crate::upstream::balance::Ask;
+use crate::upstream::dial::{CONNECTIONS_FULL, Introduction};
+use crate::upstream::outlier::Outcome;
 
 /// 1xx responses before the real one at most, as many as curl takes.
 const MAX_INFORMATIONAL: u32 = 16;
@@ -35,10 +40,15 @@ pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         Some(by) => hash_key(session, ctx, by),
         None => Vec::new(),
     };
-    let Some(endpoint) = upstream.pool.pick(&key, &ctx.attempt.tried) else {
-        return Err(ctx.refuse(Failure::NoEndpoint(upstream.pool.name().to_string())));
+    let ask = Ask { key: &key, skip: &ctx.attempt.tried, ..Ask::default() };
+    let attempt = match upstream.pool.begin(&ask) {
+        Ok(attempt) => attempt,
+        Err(refusal) => return Err(ctx.refuse(Failure::refused(upstream.pool.name(), refusal))),
     };
-    let mut peer = upstream.pool.peer(&endpoint);
+    let mut peer = upstream
+        .pool
+        .peer(attempt.endpoint(), introduction(ctx))
+        .map_err(|error| ctx.refuse(Failure::Internal(error)))?;
     if !session.req_header().headers.keys().any(head::is_hop_by_hop) {
         // Nothing is there that Pingora would have to look for and remove.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
@@ -52,9 +62,19 @@ pub fn choose(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         }
         _ => cap(&mut peer.options.read_timeout, left),
     }
-    ctx.attempt.current = Some(endpoint.begin());
+    ctx.attempt.current = Some(attempt);
     ctx.attempt.began = Some(now);
     Ok(Box::new(peer))
+}
+
+/// Who the client is, for an origin that wants to be told before the request.
+fn introduction(ctx: &Ctx) -> Option<Introduction> {
+    let facts = ctx.facts.as_ref()?;
+    let conn = &facts.conn.as_ref()?.0;
+    Some(Introduction {
+        client: SocketAddr::new(facts.client, conn.client.port()),
+        local: conn.local,
+    })
 }
 
 fn cap(timeout: &mut Option<Duration>, left: Duration) {
@@ -70,6 +90,7 @@ fn hash_key(session: &Session, ctx: &Ctx, by: &HashKey) -> Vec<u8> {
         }
         HashKey::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
         HashKey::Cookie(name) => cookie(headers, name).map(Into::into),
+        HashKey::Query(name) => parameter(session, name),
     };
     // Those without a key must not all meet at one endpoint, as by an empty key they would.
     given.or_else(|| facts.map(|facts| facts.request_id.as_bytes().to_vec())).unwrap_or_default()
@@ -83,27 +104,42 @@ fn cookie<'h>(headers: &'h http::HeaderMap, name: &str) -> Option<&'h str> {
     })
 }
 
-/// A connection stands: count it.
-pub fn connected(ctx: &Ctx, reused: bool) {
+/// The first value of a parameter, as it was sent.
+fn parameter(session: &Session, name: &str) -> Option<Vec<u8>> {
+    let query = session.req_header().uri.query()?;
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let named = |key: &str| percent_encoding::percent_decode_str(key).eq(name.bytes());
+    pairs.into_iter().find(|(key, _)| named(key)).map(|(_, value)| value.as_bytes().to_vec())
+}
+
+/// A connection stands: count it, and go on only if it is to somebody to trust.
+pub fn connected(ctx: &mut Ctx, reused: bool, digest: Option<&Digest>) -> Result<()> {
+    if let Some(attempt) = &mut ctx.attempt.current {
+        attempt.connected();
+    }
     if let Some(upstream) = upstream(ctx) {
         upstream.metrics.connection(reused);
+        upstream.pool.trusts(digest)?;
     }
+    Ok(())
 }
 
 /// The connection could not be made, so nothing was sent: another endpoint may be tried.
 pub fn connect_failed(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
     let Some(upstream) = upstream(ctx).cloned() else { return error };
     upstream.metrics.failure(Failure::of(&error).row().label);
+    if *error.etype() != CONNECTIONS_FULL {
+        failed(ctx, Outcome::NotConnected);
+    }
     end_attempt(ctx, true);
-    let another = ctx.attempt.tried.len() < upstream.pool.members().len();
+    let another = ctx.attempt.tried.len() < upstream.pool.balancer().members().len();
     if another && ctx.attempt.retries < upstream.pool.config().retries {
         count_retry(ctx, &upstream);
         error.set_retry(true);
         return error;
     }
     error.set_retry(false);
-    let all_down = upstream.pool.members().iter().all(|member| !member.endpoint.healthy());
-    if all_down {
+    if !upstream.pool.any_well() {
         let text = format!("{}: {error}", upstream.pool.name());
         ctx.outcome.failure = Some(Failure::NoEndpoint(text));
     }
@@ -122,9 +158,11 @@ pub fn exchange_failed(
 ) -> Box<Error> {
     let mut error = error.more_context(format!("peer {peer}"));
     let from_upstream = *error.esource() == pingora::ErrorSource::Upstream;
-    let unanswered = session.response_written().is_none();
+    let nothing_sent = response::sent(session).is_none();
+    // An origin that said 1xx has begun with it.
+    let unanswered = nothing_sent && ctx.attempt.informational == 0 && !ctx.attempt.taken_in;
     let waited = from_upstream && *error.etype() == ErrorType::ReadTimedout;
-    if waited && unanswered && !session.as_mut().is_body_done() {
+    if waited && nothing_sent && !session.as_mut().is_body_done() {
         // The origin waited for the rest of the request, as we did.
         end_attempt(ctx, false);
         ctx.outcome.failure = Some(Failure::ClientTimeout(error.to_string()));
@@ -133,6 +171,9 @@ pub fn exchange_failed(
     }
     if let (Some(upstream), true) = (upstream(ctx), from_upstream) {
         upstream.metrics.failure(Failure::of(&error).row().label);
+    }
+    if from_upstream {
+        failed(ctx, if waited { Outcome::TimedOut } else { Outcome::Broken });
     }
     let at_hand =
         unanswered && !session.as_ref().retry_buffer_truncated() && ctx.outcome.failure.is_none();
@@ -183,13 +224,27 @@ pub fn still_waiting(ctx: &mut Ctx) -> Result<()> {
 fn may_retry(ctx: &Ctx) -> bool {
     upstream(ctx).is_some_and(|upstream| {
         ctx.attempt.retries < upstream.pool.config().retries
-            && ctx.attempt.tried.len() < upstream.pool.members().len()
+            && ctx.attempt.tried.len() < upstream.pool.balancer().members().len()
     })
 }
 
 fn count_retry(ctx: &mut Ctx, upstream: &UpstreamState) {
     ctx.attempt.retries += 1;
     upstream.metrics.retry();
+}
+
+/// The origin's final response began: what it says counts for its health.
+pub fn answered(ctx: &mut Ctx, status: StatusCode) {
+    if let Some(attempt) = &mut ctx.attempt.current {
+        attempt.answered(status);
+    }
+    end_attempt(ctx, false);
+}
+
+fn failed(ctx: &mut Ctx, outcome: Outcome) {
+    if let Some(attempt) = &mut ctx.attempt.current {
+        attempt.failed(outcome);
+    }
 }
 
 /// Adds the time waited; with `exclude`, the endpoint is not tried again for this request.
@@ -203,8 +258,8 @@ pub fn end_attempt(ctx: &mut Ctx, exclude: bool) {
 }
 
 /// The endpoint in use, or the last one tried.
-pub fn endpoint(ctx: &Ctx) -> Option<SocketAddr> {
-    ctx.attempt.current.as_ref().map(|current| current.endpoint().address())
+pub fn endpoint(ctx: &Ctx) -> Option<Address> {
+    ctx.attempt.current.as_ref().map(|current| current.endpoint().address().clone())
 }
 
 fn upstream(ctx: &Ctx) -> Option<&Arc<UpstreamState>> {

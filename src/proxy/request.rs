@@ -7,6 +7,7 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 
+use super::body;
 use super::ctx::Ctx;
 use super::exchange;
 use super::fail::Failure;
@@ -18,20 +19,23 @@ use crate::snapshot::{RouteState, Shared};
 /// Refuses a body whose announced length is above the route's limit, before the origin is asked.
 pub fn limit_body(session: &Session, ctx: &mut Ctx) -> Result<()> {
     let limit = ctx.routed()?.route.config.max_body;
-    let announced = session.req_header().headers.get(header::CONTENT_LENGTH);
-    let length = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    match length {
+    match announced_length(session) {
         Some(length) if length > limit => Err(ctx.refuse(Failure::BodyTooLarge(limit))),
         _ => Ok(()),
     }
 }
 
+/// What `Content-Length` says, which is one plain number by now.
+pub fn announced_length(session: &Session) -> Option<u64> {
+    let length = session.req_header().headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
 /// The same for a body of unknown length, as it comes.
-pub fn count_body(session: &Session, ctx: &mut Ctx, bytes: usize) -> Result<()> {
-    ctx.outcome.body_in += bytes as u64;
+pub fn limit_body_as_it_comes(session: &Session, ctx: &mut Ctx) -> Result<()> {
     let limit = ctx.routed()?.route.config.max_body;
     // Asking for a tunnel is not enough to have one.
-    if ctx.outcome.body_in > limit && !session.was_upgraded() {
+    if session.body_bytes_read() as u64 > limit && !session.was_upgraded() {
         return Err(ctx.refuse(Failure::BodyTooLarge(limit)));
     }
     Ok(())
@@ -40,7 +44,7 @@ pub fn count_body(session: &Session, ctx: &mut Ctx, bytes: usize) -> Result<()> 
 /// Runs `on_request` from the outermost filter inwards; true when one of them answered.
 pub async fn run(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<bool> {
     let route = ctx.routed()?.route.clone();
-    if !route.has(Hook::Request) {
+    if !route.has(Hook::Request) && !route.holds_requests() {
         ctx.scripts.entered = route.filters.len();
         return Ok(false);
     }
@@ -55,8 +59,15 @@ async fn run_hooks(
     route: &RouteState,
 ) -> Result<bool> {
     let mut exchange = exchange::of_request(session.req_header(), ctx)?;
-    let before = exchange.request.clone();
+    let mut before = exchange.request.clone();
     for (index, filter) in route.filters.iter().enumerate() {
+        if body::hold_for(filter, session, ctx, shared).await? {
+            let unedited = Arc::ptr_eq(&before, &exchange.request);
+            Arc::make_mut(&mut exchange.request).body = ctx.body.as_seen();
+            if unedited {
+                before = exchange.request.clone();
+            }
+        }
         if filter.script.has(Hook::Request) {
             exchange =
                 match run_watched(session, shared, ctx, filter, Hook::Request, exchange).await {
@@ -72,6 +83,7 @@ async fn run_hooks(
         ctx.scripts.entered = index + 1;
     }
     if !Arc::ptr_eq(&before, &exchange.request) {
+        ctx.body.edit(&exchange.request.body);
         exchange::edit_request(session, ctx, &exchange.request)?;
     }
     // Unless its path was brought into normal form, and has to be read anew.
@@ -115,6 +127,7 @@ async fn run_upstream_hooks(
             }
         };
     }
+    ctx.body.edit_attempt(&exchange.request.body);
     match Arc::ptr_eq(&before, &exchange.request) {
         true => Ok(()),
         false => exchange::edit_upstream_request(head, ctx, &exchange.request),

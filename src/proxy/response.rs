@@ -8,14 +8,15 @@ use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
+use super::collect;
 use super::conform;
 use super::ctx::Ctx;
 use super::exchange;
 use super::fail::{Failure, Page};
-use super::filters::{Next, run_hook, run_watched};
+use super::filters::{self, Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
-use crate::script::{From, Hook, ResponseBody, ResponseDraft};
+use crate::script::{From, Hook, MessageBody, ResponseDraft};
 use crate::snapshot::Shared;
 
 /// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
@@ -30,7 +31,7 @@ pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     if head.status.is_informational() {
         return peer::still_waiting(ctx);
     }
-    peer::end_attempt(ctx, false);
+    peer::answered(ctx, head.status);
     Ok(())
 }
 
@@ -52,6 +53,12 @@ fn is_about_reuse(word: &[u8]) -> bool {
     word.eq_ignore_ascii_case(b"keep-alive") || word.eq_ignore_ascii_case(b"close")
 }
 
+/// The head that the client was sent, unless it was a 1xx, which Pingora counts too.
+pub fn sent(session: &Session) -> Option<&ResponseHeader> {
+    let upgraded = |head: &ResponseHeader| head.status == StatusCode::SWITCHING_PROTOCOLS;
+    session.response_written().filter(|head| !head.status.is_informational() || upgraded(head))
+}
+
 /// Where the body ends, and what comes after it.
 fn is_framing(name: &HeaderName) -> bool {
     [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::TRAILER].contains(name)
@@ -68,13 +75,20 @@ pub async fn to_client(
         tunnel(session, head, ctx);
         return Ok(());
     }
+    if collect::begin(session, head, ctx, shared)? {
+        return finish_head(session, head, ctx, shared);
+    }
     if has_hook(ctx, Hook::Response) {
-        let draft = Arc::new(exchange::of_response(head, From::Origin));
+        let mut draft = exchange::of_response(head, From::Origin);
+        if collect::shows_none(session, head, ctx) {
+            draft.body = MessageBody::Held(Bytes::new());
+        }
+        let draft = Arc::new(draft);
         let edited = Box::pin(run_filters(session, ctx, shared, draft.clone())).await?;
         if !Arc::ptr_eq(&draft, &edited) {
             let edited = Arc::unwrap_or_clone(edited);
             exchange::edit_response(head, edited.status, edited.headers);
-            if let ResponseBody::Replaced(body) = edited.body {
+            if let MessageBody::Replaced(body) = edited.body {
                 replace_body(session, head, ctx, body)?;
             }
         }
@@ -110,6 +124,12 @@ async fn run_filters(
     exchange.response = Some(draft);
     let entered = route.filters.iter().take(ctx.scripts.entered);
     for filter in entered.rev().filter(|filter| filter.script.has(Hook::Response)) {
+        if let Some(why) = collect::too_large_for(filter, &exchange) {
+            match filters::refuse_all(ctx, std::slice::from_ref(filter), &why) {
+                Some(failure) => return Err(ctx.refuse(failure)),
+                None => continue,
+            }
+        }
         exchange = match run_watched(session, shared, ctx, filter, Hook::Response, exchange).await {
             Next::Continue(exchange) => exchange,
             Next::Fail(failure) => return Err(ctx.refuse(failure)),
@@ -188,8 +208,7 @@ pub async fn send_draft(
         true => Arc::unwrap_or_clone(run_filters(session, ctx, shared, Arc::new(answer)).await?),
         false => answer,
     };
-    let (status, headers, body) = exchange::of_draft(&edited);
-    write(session, ctx, status, headers, body).await
+    write(session, ctx, shared, edited).await
 }
 
 /// A filter answered in place of the origin while the upstream request was being prepared: the
@@ -226,8 +245,7 @@ pub async fn send_failure(
         false => own,
     };
     ctx.outcome.failure = Some(failure.clone());
-    let (status, headers, body) = exchange::of_draft(&edited);
-    write(session, ctx, status, headers, body).await.is_ok()
+    write(session, ctx, shared, Arc::unwrap_or_clone(edited)).await.is_ok()
 }
 
 /// The innermost `on_error` that returns a response has the word.
@@ -261,10 +279,10 @@ async fn ask_on_error(
 async fn write(
     session: &mut Session,
     ctx: &mut Ctx,
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
+    shared: &Shared,
+    draft: ResponseDraft,
 ) -> Result<()> {
+    let (status, headers, body) = exchange::of_draft(&draft);
     let mut head = ResponseHeader::build(status, Some(headers.len() + 2))?;
     for (name, value) in &headers {
         if !is_framing(name) && !is_hop_by_hop(name) {
@@ -281,7 +299,10 @@ async fn write(
     }
     ctx.outcome.status = status.as_u16();
     if has_hook(ctx, Hook::Log) {
-        ctx.scripts.response = Some(exchange::of_response(&head, From::Filter));
+        ctx.scripts.response = Some(exchange::of_response(&head, draft.from));
+    }
+    if !shared.is_ready() {
+        session.set_keepalive(None);
     }
     let no_body = bodiless || body.is_empty() || session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(head), no_body).await?;

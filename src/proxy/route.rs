@@ -6,6 +6,7 @@ use http::{HeaderValue, header};
 use pingora::Result;
 use pingora_proxy::Session;
 
+use super::aggregate;
 use super::ctx::{Ctx, Routed};
 use super::fail::{Failure, Page};
 use super::{head, response};
@@ -83,8 +84,14 @@ fn normal_path(
 
 /// Answers for a redirect or a fixed response; false where an upstream is to answer.
 pub async fn answer(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<bool> {
-    let page = match &ctx.routed()?.route.config.action {
+    let route = ctx.routed()?.route.clone();
+    let page = match &route.config.action {
         Action::Upstream(_) => return Ok(false),
+        Action::Aggregate(of) => {
+            // Boxed, so that other requests do not carry the room for it.
+            Box::pin(aggregate::answer(session, ctx, shared, of)).await?;
+            return Ok(true);
+        }
         Action::Redirect { status, to } => {
             let location = location(to, ctx, session)?;
             Page { status: *status, headers: vec![(header::LOCATION, location)], body: "".into() }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, ParseErrorType, Position,
+    Scope, Stmt,
 };
-use rhai::{ParseErrorType, packages::Package, packages::StandardPackage};
 
 use super::api::{self, Facts};
 use super::caches::Pool;
@@ -24,6 +24,7 @@ use super::lint::{Lint, nearest};
 use super::lower::{self, Cost, Lowered};
 use super::meter::{LIVE_FIBERS, Limits};
 use crate::config::filters::{Filter, Lowering};
+use crate::state::Lists;
 
 /// What the top level of a script may use while it is loaded.
 pub(super) const LOAD_LIMITS: Limits = Limits {
@@ -54,6 +55,8 @@ pub struct Script {
     source: String,
     imports: Imports,
     hooks: Vec<Hook>,
+    /// Hooks that are defined and do nothing.
+    idle: Vec<Hook>,
     pub(super) caches: Arc<Pool>,
     pub(super) lowering: Lowering,
     /// None when Rhai runs everything.
@@ -70,6 +73,11 @@ impl Script {
     /// Whether the hook is defined; one that is not costs nothing.
     pub fn has(&self, hook: Hook) -> bool {
         self.hooks.contains(&hook)
+    }
+
+    /// Whether there is something to run for the hook.
+    pub(super) fn runs(&self, hook: Hook) -> bool {
+        self.has(hook) && !self.idle.contains(&hook)
     }
 
     pub fn name(&self) -> &str {
@@ -101,23 +109,28 @@ impl Script {
     }
 }
 
-/// Reads and checks a filter's script.
-pub fn compile(filter: &Filter) -> Result<Script, Vec<Diagnostic>> {
-    load(filter, read(filter)?, None)
+/// Reads and checks a filter's script; `lists` holds what it was granted of them.
+pub fn compile(filter: &Filter, lists: &Lists) -> Result<Script, Vec<Diagnostic>> {
+    load(filter, lists, read(filter)?, None)
 }
 
 /// As [`compile`], with the text at hand; imports are still read from the script's folder.
 #[cfg(test)]
-pub(super) fn compile_source(filter: &Filter, source: String) -> Result<Script, Vec<Diagnostic>> {
-    load(filter, source, None)
+pub(super) fn compile_source(
+    filter: &Filter,
+    lists: &Lists,
+    source: String,
+) -> Result<Script, Vec<Diagnostic>> {
+    load(filter, lists, source, None)
 }
 
 /// As [`compile`], and notes what runs.
 pub(super) fn compile_covered(
     filter: &Filter,
+    lists: &Lists,
     coverage: &Coverage,
 ) -> Result<Script, Vec<Diagnostic>> {
-    load(filter, read(filter)?, Some(coverage.clone()))
+    load(filter, lists, read(filter)?, Some(coverage.clone()))
 }
 
 fn read(filter: &Filter) -> Result<String, Vec<Diagnostic>> {
@@ -129,6 +142,7 @@ fn read(filter: &Filter) -> Result<String, Vec<Diagnostic>> {
 
 fn load(
     filter: &Filter,
+    lists: &Lists,
     source: String,
     coverage: Option<Coverage>,
 ) -> Result<Script, Vec<Diagnostic>> {
@@ -136,7 +150,7 @@ fn load(
     let one = |message: String| vec![Diagnostic::at(&file, "", Position::NONE, message)];
     let load = Load {
         file: file.clone(),
-        facts: Arc::new(Facts::of(filter)),
+        facts: Arc::new(Facts::of(filter, lists)),
         imports: Imports::of(&filter.script).covered_by(coverage.clone()),
         source,
         coverage,
@@ -209,7 +223,9 @@ impl Load {
         let frozen = freeze(&mut engine, &constants);
         let hooks = Hook::ALL.into_iter();
         let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
-        let hooks = hooks.collect();
+        let hooks: Vec<Hook> = hooks.collect();
+        let is_idle = |hook: &&Hook| lower::is_empty(&ast, hook.name());
+        let idle = hooks.iter().filter(is_idle).copied().collect();
         let ast = ast.clone_functions_only();
         let caches = Arc::new(Pool::default());
         let lowered = match self.lowering {
@@ -222,7 +238,19 @@ impl Load {
             }
         };
         let Self { file, facts, imports, source, lowering, .. } = self;
-        Ok(Script { engine, ast, facts, file, source, imports, hooks, caches, lowering, lowered })
+        Ok(Script {
+            engine,
+            ast,
+            facts,
+            file,
+            source,
+            imports,
+            hooks,
+            idle,
+            caches,
+            lowering,
+            lowered,
+        })
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {
@@ -239,12 +267,16 @@ impl Load {
             let message = error.0.to_string();
             let hint = match error.0.as_ref() {
                 ParseErrorType::VariableUndefined(name) => {
-                    let names = scope.iter().map(|(name, ..)| name).collect::<Vec<_>>();
-                    let near = nearest(name, names.into_iter());
-                    near.map(|near| format!("did you mean {near}?"))
+                    let constants = scope.iter().map(|(name, ..)| name).collect::<Vec<_>>();
+                    nearest(name, constants.into_iter().chain(["req", "res", "err"]))
+                        .map(str::to_owned)
+                }
+                ParseErrorType::ModuleUndefined(name) => {
+                    nearest(name, api::modules()).map(str::to_owned)
                 }
                 _ => None,
             };
+            let hint = hint.map(|near| format!("did you mean {near}?"));
             vec![self.problem(error.1, message).with_hint(hint)]
         })?;
         ast.set_source(self.file.display().to_string());
@@ -346,7 +378,6 @@ fn imported_names(ast: &AST) -> Vec<String> {
 
 pub(super) fn new_engine(facts: &Arc<Facts>) -> Engine {
     let mut engine = Engine::new_raw();
-    engine.register_global_module(StandardPackage::new().as_shared_module());
     api::register(&mut engine);
     engine.set_default_tag(api::tag_for_load(facts));
     engine

@@ -25,6 +25,7 @@ pub struct RequestDraft {
     /// Without its `?`; None when the target has none.
     pub query: Option<String>,
     pub headers: HeaderMap,
+    pub body: MessageBody,
     pub version: http::Version,
     pub id: String,
     pub route: String,
@@ -63,22 +64,25 @@ pub struct CertInfo {
 pub struct ResponseDraft {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub body: ResponseBody,
+    pub body: MessageBody,
     pub from: From,
 }
 
 impl ResponseDraft {
     /// A filter's own response.
     pub fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
-        let body = ResponseBody::Replaced(body.into());
+        let body = MessageBody::Replaced(body.into());
         Self { status, headers: HeaderMap::new(), body, from: From::Filter }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ResponseBody {
-    /// The body streams through; the script has not seen it.
+pub enum MessageBody {
+    /// It streams past; no script has seen it.
     Untouched,
+    /// It was read whole, as it came. Left so, it goes on as it came.
+    Held(Bytes),
+    /// A script's own.
     Replaced(Bytes),
 }
 
@@ -172,6 +176,7 @@ impl Exchange {
             path: "/".into(),
             query: None,
             headers: HeaderMap::new(),
+            body: MessageBody::Untouched,
             version: http::Version::HTTP_11,
             id: "test-1".into(),
             route: "test".into(),

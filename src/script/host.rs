@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 
 use super::crypto::KeySets;
+use crate::state::{Place, State};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -19,6 +22,12 @@ pub trait Host: Send + Sync {
     -> BoxFuture<'static, Result<FetchResponse, FetchError>>;
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]);
+
+    /// What outlives the request: the store, limits, counters, locks.
+    fn state(&self) -> &Arc<State>;
+
+    /// Where an address is, if the configuration says who knows it. The error is a damaged file's.
+    fn place(&self, address: IpAddr) -> Result<Place, String>;
 
     /// Fetched keys, which outlive the run.
     fn key_sets(&self) -> &KeySets;
@@ -112,7 +121,10 @@ pub struct FakeHost {
     pub delay: Duration,
     pub fetched: Mutex<Vec<FetchRequest>>,
     pub logged: Mutex<Vec<LogLine>>,
+    /// In memory; several hosts may share one.
+    pub state: Arc<State>,
     pub key_sets: KeySets,
+    pub place: Place,
 }
 
 impl FakeHost {
@@ -144,6 +156,14 @@ impl Host for FakeHost {
 
     fn log(&self, level: log::Level, message: &str, fields: &[(String, String)]) {
         self.logged.lock().push((level, message.to_owned(), fields.to_vec()));
+    }
+
+    fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    fn place(&self, _: IpAddr) -> Result<Place, String> {
+        Ok(self.place.clone())
     }
 
     fn key_sets(&self) -> &KeySets {

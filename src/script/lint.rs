@@ -4,7 +4,9 @@ mod calls;
 mod closures;
 mod constants;
 mod grants;
+mod in_place;
 mod members;
+mod names;
 mod results;
 
 use std::path::Path;
@@ -30,8 +32,10 @@ impl Lint<'_> {
         self.constants(ast, &mut found);
         self.namespaces(ast, &mut found);
         self.grants(ast, &mut found);
+        self.names(ast, &mut found);
         self.members(ast, &mut found);
         self.results(ast, &mut found);
+        self.in_place(ast, &mut found);
         self.catches(ast, &mut found);
         found
     }
@@ -40,6 +44,7 @@ impl Lint<'_> {
     pub fn check_grants(&self, ast: &AST) -> Vec<Diagnostic> {
         let mut found = Vec::new();
         self.grants(ast, &mut found);
+        self.names(ast, &mut found);
         found
     }
 
@@ -50,6 +55,8 @@ impl Lint<'_> {
         self.closures(ast, &mut found);
         self.constants(ast, &mut found);
         self.grants(ast, &mut found);
+        self.in_place(ast, &mut found);
+        self.names(ast, &mut found);
         self.catches(ast, &mut found);
         found
     }

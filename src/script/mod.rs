@@ -29,7 +29,7 @@ pub use coverage::{Coverage, Covered};
 pub use crypto::KeySets;
 pub use diagnostic::Diagnostic;
 pub use exchange::{
-    CertInfo, Client, Ctx, ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
+    CertInfo, Client, Ctx, ErrorInfo, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
     TlsInfo,
 };
 pub use fault::{Cause, Fault};

@@ -48,7 +48,7 @@ pub enum Outcome {
 
 type Called = Result<Dynamic, Box<EvalAltResult>>;
 
-/// Runs a hook. A hook that is absent leaves the exchange as it is.
+/// Runs a hook. A hook that is absent or empty leaves the exchange as it is.
 pub async fn run(
     script: &Arc<Script>,
     hook: Hook,
@@ -56,7 +56,7 @@ pub async fn run(
     host: Arc<dyn Host>,
     limits: Limits,
 ) -> Run {
-    if !script.has(hook) {
+    if !script.runs(hook) {
         return Run {
             exchange,
             outcome: Outcome::Continue,

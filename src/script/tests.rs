@@ -1,6 +1,6 @@
 //! Tests of the runtime as its callers see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,15 +9,20 @@ use http::StatusCode;
 
 use super::compile::compile_source;
 use super::*;
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
+use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
+use crate::state::{Geo, Lists, Live, Location, Place};
 
 mod api;
+mod body;
 mod coverage;
 mod crypto;
 mod hostile;
 mod lint;
 mod lowering;
 mod programs;
+mod state;
 
 fn filter() -> Filter {
     let secret = Secret::new(b"s3cret".as_slice());
@@ -32,22 +37,60 @@ fn filter() -> Filter {
             timeout: Duration::from_secs(1),
             max_body: 1 << 20,
         },
+        state: grants(),
         limits: FilterLimits::default(),
+        body: BodyAccess { request: BodyMode::Buffer, ..BodyAccess::NONE },
         on_fault: OnFault::Closed,
         tests: Default::default(),
         lowering: crate::config::filters::Lowering::usual().unwrap(),
     }
 }
 
+fn grants() -> Grants {
+    let namespace = |name: &str| {
+        let (size, max_value) = (1 << 20, 1 << 10);
+        Arc::new(Namespace { name: name.to_owned(), size, max_value, ttl: None })
+    };
+    let few = RateLimit {
+        name: "few".to_owned(),
+        limit: 2,
+        per: Duration::from_secs(60),
+        algorithm: Algorithm::SlidingWindow,
+        keys: 1000,
+    };
+    let names = |name: &str| BTreeSet::from([name.to_owned()]);
+    Grants {
+        kv: BTreeMap::from([
+            ("users".to_owned(), (namespace("users"), Access::ReadWrite)),
+            ("flags".to_owned(), (namespace("flags"), Access::Read)),
+        ]),
+        rate_limits: BTreeMap::from([("few".to_owned(), Arc::new(few))]),
+        counters: names("visits"),
+        locks: names("room"),
+        dicts: names("codes"),
+        ipsets: names("office"),
+    }
+}
+
+fn lists() -> Lists {
+    let codes = crate::state::Dict::from_csv("a,1\nb,2").expect("CSV");
+    let office = crate::state::IpSet::new(&["10.0.0.0/8".parse().expect("a network")]);
+    Lists {
+        dicts: BTreeMap::from([("codes".to_owned(), Arc::new(Live::fixed(codes)))]),
+        ipsets: BTreeMap::from([("office".to_owned(), Arc::new(Live::fixed(office)))]),
+        geo: vec![Arc::new(Live::fixed(Geo::default()))],
+    }
+}
+
 fn script(source: &str) -> Arc<Script> {
-    match compile_source(&filter(), source.to_owned()) {
+    match compile_source(&filter(), &lists(), source.to_owned()) {
         Ok(script) => Arc::new(script),
         Err(problems) => panic!("{}", problems[0]),
     }
 }
 
 fn problem(source: &str) -> Diagnostic {
-    compile_source(&filter(), source.to_owned()).map(|_| ()).unwrap_err().remove(0)
+    compile_source(&filter(), &lists(), source.to_owned()).map(|_| ()).unwrap_err().remove(0)
 }
 
 fn limits() -> Limits {
@@ -79,8 +122,8 @@ fn answer(run: &Run) -> &ResponseDraft {
 
 fn body(response: &ResponseDraft) -> String {
     match &response.body {
-        ResponseBody::Replaced(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
-        ResponseBody::Untouched => panic!("the body is untouched"),
+        MessageBody::Replaced(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        other => panic!("not a body of the script's own: {other:?}"),
     }
 }
 
@@ -323,12 +366,12 @@ async fn ctx_and_responses_in_later_hooks() {
     let step = |hook, exchange| run(&script, hook, exchange, host.clone(), limits());
     let mut exchange = step(Hook::Request, Exchange::for_test()).await.exchange;
     let mut response = ResponseDraft::new(StatusCode::OK, "");
-    response.body = ResponseBody::Untouched;
+    response.body = MessageBody::Untouched;
     exchange.response = Some(Arc::new(response));
     let run = step(Hook::Response, exchange).await;
     assert!(matches!(run.outcome, Outcome::Continue), "{:?}", run.outcome);
     let response = run.exchange.response.as_ref().unwrap();
-    assert_eq!((response.status.as_u16(), &response.body), (201, &ResponseBody::Untouched));
+    assert_eq!((response.status.as_u16(), &response.body), (201, &MessageBody::Untouched));
     assert_eq!(response.headers["x-user"], "bob");
     let mut exchange = step(Hook::Log, run.exchange).await.exchange;
     assert_eq!(host.logged.lock()[0].1, "bob 201");
@@ -379,7 +422,7 @@ fn what_is_wrong_is_found_at_load_with_its_place() {
     let cases = [
         ("fn on_reqest(req) { }", "on_request"),
         ("fn on_request() { }", "on_request(req)"),
-        ("fn on_request(req) { kv(\"a\").get(\"b\"); }", "not part of this version"),
+        ("fn on_request(req) { cache(\"a\"); }", "not part of this version"),
         ("fn on_request(req) { metrics::count(\"a\"); }", ""),
         ("fn on_request(req) { respnse(200) }", "response"),
         ("fn on_request(req) { hash::sha265(\"a\") }", "hash::sha256"),
@@ -408,13 +451,13 @@ async fn imports_stay_in_the_folder_and_their_functions_are_called() {
     filter.script = folder.path().join("main.rhai");
     let source = "import \"lib\" as lib; fn on_request(req) { response(200, `${lib::twice(4)}`) }";
     std::fs::write(&filter.script, source).unwrap();
-    let script = Arc::new(compile(&filter).unwrap_or_else(|e| panic!("{}", e[0])));
+    let script = Arc::new(compile(&filter, &lists()).unwrap_or_else(|e| panic!("{}", e[0])));
     let host = Arc::new(FakeHost::default());
     let run = run(&script, Hook::Request, Exchange::for_test(), host, limits()).await;
     assert_eq!(body(answer(&run)), "8");
     for path in ["../main", "/main"] {
         let source = format!("import \"{path}\" as x; fn on_request(req) {{ }}");
-        assert!(compile_source(&filter, source).is_err(), "{path} must be refused");
+        assert!(compile_source(&filter, &lists(), source).is_err(), "{path} must be refused");
     }
 }
 
@@ -422,12 +465,23 @@ async fn imports_stay_in_the_folder_and_their_functions_are_called() {
 async fn a_panic_is_a_value_and_busy_is_refused() {
     let fiber = fiber::Fiber::new(limits(), || -> i32 { panic!("boom") }).ok().unwrap();
     assert_eq!(fiber.await.result.unwrap_err(), "boom");
+    let waits = || fiber::wait(async { panic!("in a future") }).unwrap_or(0);
+    let fiber = fiber::Fiber::new(limits(), waits).ok().unwrap();
+    assert_eq!(fiber.await.result.unwrap_err(), "in a future");
     let mut bounds = limits();
     bounds.fibers = 0;
     let script = script("fn on_request(req) { }");
     let host = Arc::new(FakeHost::default());
     let run = run(&script, Hook::Request, Exchange::for_test(), host, bounds).await;
     assert_eq!(fault(&run).cause, Cause::Busy);
+}
+
+#[test]
+fn nothing_waits_while_a_script_is_loaded() {
+    for call in ["sleep(1)", "fetch(\"http://api/\")", "fetch_start(\"http://api/\")"] {
+        let refused = problem(&format!("{call};\nfn on_request(req) {{ }}"));
+        assert!(refused.message.contains("not possible while the script is loaded"), "{refused}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl Files {
             files.add("listeners", &listener.name, tls.map(tls_files).unwrap_or_default());
         }
         for upstream in &config.upstreams {
-            let addresses: Vec<_> = upstream.endpoints.iter().map(|e| e.address).collect();
+            let addresses: Vec<_> = upstream.endpoints.iter().map(|e| &e.address).collect();
             let tls = upstream.tls.as_ref();
             let named = tls.map(|tls| {
                 let pair = tls.certificate.iter().flat_map(|pair| [&pair.cert, &pair.key]);

@@ -18,6 +18,7 @@ use crate::config::upstreams::MAX_RETRIES;
 use crate::config::{Config, Input};
 use crate::listen::BindError;
 use crate::snapshot::{Shared, Show, Snapshot};
+use crate::state::{OpenError, State};
 use crate::telemetry::access_log::Format;
 use crate::telemetry::access_log::{AccessLog, AccessLogError, Target};
 use crate::telemetry::metrics::Metrics;
@@ -33,6 +34,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    #[error(transparent)]
+    Store(#[from] OpenError),
     #[error("metrics: {0}")]
     Metrics(String),
 }
@@ -68,8 +71,9 @@ pub fn run(
     let files = files::Files::of(&config);
     let snapshot =
         Snapshot::build(config, input.file(), &metrics, None).map_err(StartError::Problems)?;
+    let state = State::open(&snapshot.state, &metrics)?;
     metrics.reloaded(true);
-    let shared = Arc::new(Shared::new(snapshot, metrics, access_log, show));
+    let shared = Arc::new(Shared::new(snapshot, metrics, state, access_log, show));
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
     server.bootstrap();
@@ -81,6 +85,7 @@ pub fn run(
         std::thread::spawn(move || watch(listeners));
     }
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    shared.state.close();
     if let Some(log) = &*shared.access_log.load() {
         log.flush();
     }

@@ -19,6 +19,8 @@ use crate::snapshot::Snapshot;
 pub struct Fixed {
     admin: Option<std::net::SocketAddr>,
     metrics: Option<std::net::SocketAddr>,
+    /// The file, and what of it is kept in memory.
+    store: Option<(std::path::PathBuf, usize)>,
 }
 
 impl Fixed {
@@ -26,6 +28,7 @@ impl Fixed {
         Self {
             admin: config.admin.as_ref().map(|service| service.address.value.0),
             metrics: config.metrics.as_ref().map(|service| service.address.value.0),
+            store: config.state.store.as_ref().map(|store| (store.path.value.clone(), store.cache)),
         }
     }
 }
@@ -51,7 +54,9 @@ impl Listeners {
     fn swap(&self, files: &mut Files) -> Reloaded {
         let config = self.input.load()?;
         if Fixed::of(&config) != self.fixed {
-            return Err(self.problem("the admin and metrics addresses change at a restart only"));
+            return Err(self.problem(
+                "the admin and metrics addresses and the store change at a restart only",
+            ));
         }
         let listeners = config.listeners.clone();
         let access_log = config.access_log.clone();
@@ -92,8 +97,8 @@ impl Listeners {
         for (name, address) in applied.opened {
             log::info!("listening: {name} on {address}");
         }
-        self.start_health(runtime);
-        self.shared.prune_metrics(&previous);
+        self.start_watches(runtime);
+        self.shared.prune(&previous);
         Ok(changes)
     }
 
@@ -151,7 +156,7 @@ fn changes(
             }),
         });
     }
-    let settings = ["trusted_proxies", "access_log", "limits"];
+    let settings = ["trusted_proxies", "state", "access_log", "limits"];
     let changed =
         settings.iter().filter(|key| before.effective.get(key) != after.effective.get(key));
     changes["settings"] = json!({ "changed": changed.collect::<Vec<_>>() });

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use once_cell::sync::OnceCell;
@@ -24,7 +24,7 @@ use crate::listen::{BindError, Bound, ConnLimits, ConnState, ListenerSet, Refusa
 use crate::proxy::Gateway;
 use crate::snapshot::Shared;
 use crate::telemetry::access_log::Entry;
-use crate::upstream::health::{self, HealthObserver};
+use crate::upstream::watch;
 
 /// In place of what could not be read.
 const UNREAD: &str = "-";
@@ -105,20 +105,33 @@ impl Listeners {
         }
     }
 
-    /// Starts the checks of the snapshot that serves; those of the one before end.
-    pub fn start_health(&self, runtime: &Handle) {
-        let observer: Arc<dyn HealthObserver> = Arc::new(Observer(Arc::clone(&self.shared)));
+    /// Starts what goes on beside requests in the snapshot that serves; that of the one before ends.
+    pub fn start_watches(&self, runtime: &Handle) {
         let snapshot = self.shared.snapshot.load();
-        let tasks = snapshot.upstreams.values().map(|upstream| {
-            for member in upstream.pool.members() {
-                let address = member.endpoint.address().to_string();
-                upstream.metrics.endpoint(&address).set_healthy(member.endpoint.healthy());
+        let tasks = snapshot.upstreams.values();
+        let tasks =
+            tasks.map(|upstream| watch::spawn(&upstream.pool, &self.shared.client, runtime));
+        *self.shared.watches.lock() = tasks.collect();
+    }
+
+    /// Takes in lists whose file changes, for as long as the program serves.
+    fn watch_lists(&self, runtime: &Handle) {
+        let shared = Arc::clone(&self.shared);
+        runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(LISTS_EVERY).await;
+                let snapshot = shared.snapshot.load_full();
+                let refreshed = tokio::task::spawn_blocking(move || snapshot.lists.refresh());
+                if let Err(error) = refreshed.await {
+                    log::error!("lists could not be read anew: {error}");
+                }
             }
-            health::spawn(&upstream.pool, &self.shared.client, &observer, runtime)
         });
-        *self.shared.health.lock() = tasks.collect();
     }
 }
+
+/// How late a changed list may be noticed.
+const LISTS_EVERY: Duration = Duration::from_secs(2);
 
 /// What connections may take, from the configuration.
 pub fn conn_limits(limits: &Limits) -> ConnLimits {
@@ -151,21 +164,6 @@ impl Witness for RefusalLog {
             error: Some(why.label()),
             ..Entry::default()
         });
-    }
-}
-
-/// One line and one sample for each change of an endpoint's health.
-struct Observer(Arc<Shared>);
-
-impl HealthObserver for Observer {
-    fn transition(&self, upstream: &str, endpoint: SocketAddr, healthy: bool, reason: &str) {
-        if let Some(state) = self.0.snapshot.load().upstreams.get(upstream) {
-            state.metrics.endpoint(&endpoint.to_string()).set_healthy(healthy);
-        }
-        match healthy {
-            true => log::info!("upstream {upstream}: endpoint {endpoint} is healthy ({reason})"),
-            false => log::warn!("upstream {upstream}: endpoint {endpoint} is unhealthy ({reason})"),
-        }
     }
 }
 
@@ -211,7 +209,8 @@ impl Service {
             announced.extend(address.map(|address| (name.to_owned(), address)));
             sets.push(set);
         }
-        listeners.start_health(runtime);
+        listeners.start_watches(runtime);
+        listeners.watch_lists(runtime);
         listeners.shared.ready.store(true, Relaxed);
         (self.announce)(&announced);
         Ok(sets)

@@ -43,6 +43,39 @@ impl Drop for Held {
     }
 }
 
+/// Bytes that count in a gauge as long as this lives.
+#[derive(Debug)]
+#[must_use = "dropped at once, it counts nothing"]
+pub struct HeldBytes {
+    gauge: IntGauge,
+    bytes: i64,
+}
+
+impl HeldBytes {
+    pub(super) fn none(gauge: &IntGauge) -> Self {
+        Self { gauge: gauge.clone(), bytes: 0 }
+    }
+
+    /// Counts more bytes, unless all who count here would hold more than `most` with them.
+    #[must_use]
+    pub fn grow(&mut self, bytes: usize, most: u64) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.gauge.add(bytes);
+        if u64::try_from(self.gauge.get()).unwrap_or(0) > most {
+            self.gauge.sub(bytes);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.gauge.sub(self.bytes);
+    }
+}
+
 /// The series of one route.
 #[derive(Debug)]
 pub struct RouteMetrics {
@@ -98,6 +131,11 @@ pub struct UpstreamMetrics {
     name: String,
     requests: Reasons,
     failures: Reasons,
+    refusals: Reasons,
+    ejections: Reasons,
+    circuit: IntGauge,
+    panic: IntGauge,
+    discovery_failures: IntCounter,
     retries: IntCounter,
     reused: IntCounter,
     fresh: IntCounter,
@@ -111,6 +149,13 @@ impl UpstreamMetrics {
             name: name.to_owned(),
             requests: Slots::new(),
             failures: Slots::new(),
+            refusals: Slots::new(),
+            ejections: Slots::new(),
+            circuit: families.upstream_circuit_open.with_label_values(&[name]),
+            panic: families.upstream_panic.with_label_values(&[name]),
+            discovery_failures: families
+                .upstream_discovery_failures_total
+                .with_label_values(&[name]),
             retries: families.upstream_retries_total.with_label_values(&[name]),
             reused: connections.with_label_values(&[name, "true"]),
             fresh: connections.with_label_values(&[name, "false"]),
@@ -129,6 +174,35 @@ impl UpstreamMetrics {
         let family = &self.families.upstream_failures_total;
         let make = || family.with_label_values(&[self.name.as_str(), reason]);
         self.failures.with(reason, make, |counter| counter.inc());
+    }
+
+    /// A try was refused before an endpoint was asked.
+    pub fn refused(&self, reason: &'static str) {
+        let family = &self.families.upstream_refusals_total;
+        let make = || family.with_label_values(&[self.name.as_str(), reason]);
+        self.refusals.with(reason, make, |counter| counter.inc());
+    }
+
+    /// An endpoint was taken out for its answers.
+    pub fn ejection(&self, reason: &'static str) {
+        let family = &self.families.upstream_ejections_total;
+        let make = || family.with_label_values(&[self.name.as_str(), reason]);
+        self.ejections.with(reason, make, |counter| counter.inc());
+    }
+
+    /// Whether the circuit is anything but closed.
+    pub fn circuit_open(&self, open: bool) {
+        self.circuit.set(i64::from(open));
+    }
+
+    /// Whether all endpoints count as healthy because too few are.
+    pub fn panic(&self, panic: bool) {
+        self.panic.set(i64::from(panic));
+    }
+
+    /// The endpoints could not be found out.
+    pub fn discovery_failed(&self) {
+        self.discovery_failures.inc();
     }
 
     /// Another try begins.
@@ -235,5 +309,66 @@ impl FilterMetrics {
         let family = &self.families.fetches_total;
         let make = || family.with_label_values(&[self.name.as_str(), outcome]);
         self.fetches.with(outcome, make, |counter| counter.inc());
+    }
+}
+
+/// Pairs of operation and outcome found without a lock.
+const OPERATIONS: usize = 24;
+
+/// The series of one namespace of the store.
+#[derive(Debug)]
+pub struct NamespaceMetrics {
+    families: Arc<Families>,
+    name: String,
+    operations: Slots<(&'static str, &'static str), IntCounter, OPERATIONS>,
+    durations: Slots<&'static str, Histogram, 4>,
+}
+
+impl NamespaceMetrics {
+    pub(super) fn new(families: &Arc<Families>, name: &str) -> Self {
+        Self {
+            families: Arc::clone(families),
+            name: name.to_owned(),
+            operations: Slots::new(),
+            durations: Slots::new(),
+        }
+    }
+
+    /// The store answered.
+    pub fn operation(&self, operation: &'static str, outcome: &'static str, took: Duration) {
+        let family = &self.families.kv_operations_total;
+        let make = || family.with_label_values(&[self.name.as_str(), operation, outcome]);
+        self.operations.with((operation, outcome), make, |counter| counter.inc());
+        let make = || self.families.kv_duration_seconds.with_label_values(&[operation]);
+        self.durations.with(operation, make, |histogram| histogram.observe(took.as_secs_f64()));
+    }
+}
+
+/// The series of one rate limit.
+#[derive(Debug)]
+pub struct RateLimitMetrics {
+    allowed: IntCounter,
+    refused: IntCounter,
+    forgotten: IntCounter,
+}
+
+impl RateLimitMetrics {
+    pub(super) fn new(families: &Arc<Families>, name: &str) -> Self {
+        let requests = &families.rate_limit_requests_total;
+        Self {
+            allowed: requests.with_label_values(&[name, "allowed"]),
+            refused: requests.with_label_values(&[name, "refused"]),
+            forgotten: families.rate_limit_forgotten_total.with_label_values(&[name]),
+        }
+    }
+
+    /// A request was counted, or refused.
+    pub fn decided(&self, allowed: bool) {
+        if allowed { self.allowed.inc() } else { self.refused.inc() }
+    }
+
+    /// Keys made room for others.
+    pub fn forgotten(&self, keys: u64) {
+        self.forgotten.inc_by(keys);
     }
 }

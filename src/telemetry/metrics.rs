@@ -10,7 +10,10 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{IntCounter, Registry, TextEncoder};
 
-use super::handles::{FilterMetrics, Held, Reasons, RouteMetrics, UpstreamMetrics};
+use super::handles::{
+    FilterMetrics, Held, HeldBytes, NamespaceMetrics, RateLimitMetrics, Reasons, RouteMetrics,
+    UpstreamMetrics,
+};
 use super::slots::Slots;
 use super::table::Families;
 
@@ -23,6 +26,8 @@ pub struct Live<'a> {
     pub routes: HashSet<&'a str>,
     pub upstreams: HashSet<&'a str>,
     pub filters: HashSet<&'a str>,
+    pub namespaces: HashSet<&'a str>,
+    pub rate_limits: HashSet<&'a str>,
 }
 
 type ByName<T> = Mutex<HashMap<String, Arc<T>>>;
@@ -36,6 +41,8 @@ pub struct Metrics {
     routes: ByName<RouteMetrics>,
     upstreams: ByName<UpstreamMetrics>,
     filters: ByName<FilterMetrics>,
+    namespaces: ByName<NamespaceMetrics>,
+    rate_limits: ByName<RateLimitMetrics>,
 }
 
 impl Metrics {
@@ -57,6 +64,8 @@ impl Metrics {
             routes: Mutex::default(),
             upstreams: Mutex::default(),
             filters: Mutex::default(),
+            namespaces: Mutex::default(),
+            rate_limits: Mutex::default(),
         })
     }
 
@@ -75,9 +84,30 @@ impl Metrics {
         resolve(&self.filters, name, || FilterMetrics::new(&self.families, name))
     }
 
+    /// The series of a namespace of the store.
+    pub fn namespace(&self, name: &str) -> Arc<NamespaceMetrics> {
+        resolve(&self.namespaces, name, || NamespaceMetrics::new(&self.families, name))
+    }
+
+    /// What a namespace holds; one that the configuration has no longer holds it still.
+    pub fn namespace_bytes(&self, name: &str, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.families.kv_bytes.with_label_values(&[name]).set(bytes);
+    }
+
+    /// The series of a rate limit.
+    pub fn rate_limit(&self, name: &str) -> Arc<RateLimitMetrics> {
+        resolve(&self.rate_limits, name, || RateLimitMetrics::new(&self.families, name))
+    }
+
     /// A request began; it is in flight until the guard is dropped.
     pub fn request_started(&self) -> Held {
         Held::new(&self.families.requests_in_flight)
+    }
+
+    /// The count of a body that is about to be held; it grows with the body.
+    pub fn held_body(&self) -> HeldBytes {
+        HeldBytes::none(&self.families.held_body_bytes)
     }
 
     /// A request was refused before a route served it.
@@ -120,7 +150,7 @@ impl Metrics {
         self.families.access_log_dropped_total.clone()
     }
 
-    /// Removes the series of routes, upstreams and filters that went away.
+    /// Removes the series of what went away.
     ///
     /// To be called after the swap. A request still served by the old snapshot counts into series
     /// that nobody sees; one it makes new lasts until the next call.
@@ -141,6 +171,11 @@ impl Metrics {
         prune(&families.upstream_retries_total, "upstream", upstreams);
         prune(&families.upstream_connections_total, "upstream", upstreams);
         prune(&families.endpoint_healthy, "upstream", upstreams);
+        prune(&families.upstream_refusals_total, "upstream", upstreams);
+        prune(&families.upstream_ejections_total, "upstream", upstreams);
+        prune(&families.upstream_circuit_open, "upstream", upstreams);
+        prune(&families.upstream_panic, "upstream", upstreams);
+        prune(&families.upstream_discovery_failures_total, "upstream", upstreams);
 
         let filters = &live.filters;
         self.filters.lock().retain(|name, _| filters.contains(name.as_str()));
@@ -150,6 +185,15 @@ impl Metrics {
         prune(&families.filter_memory_bytes, "filter", filters);
         prune(&families.filter_limit_hits_total, "filter", filters);
         prune(&families.fetches_total, "filter", filters);
+
+        let namespaces = &live.namespaces;
+        self.namespaces.lock().retain(|name, _| namespaces.contains(name.as_str()));
+        prune(&families.kv_operations_total, "namespace", namespaces);
+
+        let limits = &live.rate_limits;
+        self.rate_limits.lock().retain(|name, _| limits.contains(name.as_str()));
+        prune(&families.rate_limit_requests_total, "limit", limits);
+        prune(&families.rate_limit_forgotten_total, "limit", limits);
     }
 
     /// All series in the text exposition format.
@@ -237,6 +281,8 @@ mod tests {
             let upstream = metrics.upstream(name);
             upstream.request("success");
             upstream.failure("connect");
+            upstream.refused("requests");
+            upstream.ejection("5xx");
             upstream.retry();
             upstream.connection(true);
             upstream.endpoint("127.0.0.1:1").set_healthy(true);
@@ -244,17 +290,21 @@ mod tests {
             filter.run("on_request", "next", RunCost::default());
             filter.limit_hit("time");
             filter.fetch("success");
+            metrics.namespace(name).operation("get", "ok", Duration::ZERO);
+            metrics.rate_limit(name).decided(false);
         }
         observe(&metrics, NO_ROUTE, "GET", 404);
         metrics.retain(&Live {
             routes: HashSet::from(["new"]),
             upstreams: HashSet::from(["new"]),
             filters: HashSet::from(["new"]),
+            namespaces: HashSet::from(["new"]),
+            rate_limits: HashSet::from(["new"]),
         });
         let after = text(&metrics);
         assert!(!after.contains(r#""old""#), "{after}");
         assert!(after.contains(NO_ROUTE));
-        for family in ["route", "upstream", "filter"] {
+        for family in ["route", "upstream", "filter", "namespace", "limit"] {
             assert!(after.contains(&format!(r#"{family}="new""#)), "{family}");
         }
         observe(&metrics, "old", "GET", 200);
@@ -268,6 +318,19 @@ mod tests {
         assert!(text(&metrics).contains("selvedge_requests_in_flight 1"));
         drop(request);
         assert!(text(&metrics).contains("selvedge_requests_in_flight 0"));
+    }
+
+    #[test]
+    fn bodies_are_held_up_to_a_total() {
+        let metrics = Metrics::new().expect("registers");
+        let (mut one, mut other) = (metrics.held_body(), metrics.held_body());
+        assert!(one.grow(60, 100));
+        assert!(!other.grow(41, 100), "101 of 100 bytes");
+        assert!(other.grow(40, 100));
+        assert!(text(&metrics).contains("selvedge_held_body_bytes 100"));
+        drop(one);
+        assert!(text(&metrics).contains("selvedge_held_body_bytes 40"));
+        assert!(other.grow(60, 100), "what is given back can be held again");
     }
 
     #[test]

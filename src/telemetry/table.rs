@@ -142,6 +142,8 @@ table! {
         "Request duration less the time spent waiting for the upstream.";
     requests_in_flight: IntGauge, [], Plain,
         "Requests being served now.";
+    held_body_bytes: IntGauge, [], Plain,
+        "Bytes of bodies that are held for filters now; see limits.held_bodies.";
     requests_rejected_total: IntCounterVec, ["reason"], Plain,
         "Requests refused before a route served them.";
     connections_open: IntGauge, [], Plain,
@@ -162,6 +164,16 @@ table! {
         "Connections used for a try, by whether they came from the pool.";
     endpoint_healthy: IntGaugeVec, ["upstream", "endpoint"], Plain,
         "Whether the endpoint takes traffic: 1 or 0.";
+    upstream_refusals_total: IntCounterVec, ["upstream", "reason"], Plain,
+        "Tries refused before an endpoint was asked: by a limit, an open circuit or a fence.";
+    upstream_ejections_total: IntCounterVec, ["upstream", "reason"], Plain,
+        "Endpoints taken out because their answers failed.";
+    upstream_circuit_open: IntGaugeVec, ["upstream"], Plain,
+        "Whether the circuit breaker refuses requests, or lets only probes through: 1 or 0.";
+    upstream_panic: IntGaugeVec, ["upstream"], Plain,
+        "Whether so few endpoints are healthy that all count as healthy: 1 or 0.";
+    upstream_discovery_failures_total: IntCounterVec, ["upstream"], Plain,
+        "Looks for an upstream's endpoints that failed; those known stay.";
     filter_runs_total: IntCounterVec, ["filter", "hook", "outcome"], Plain,
         "Runs of a filter's hook.";
     filter_duration_seconds: HistogramVec, ["filter"], FineSeconds,
@@ -176,6 +188,16 @@ table! {
         "Runs with `lowering: verify`: the same, different, or skipped.";
     fetches_total: IntCounterVec, ["filter", "outcome"], Plain,
         "Requests that filters made with fetch.";
+    kv_operations_total: IntCounterVec, ["namespace", "operation", "outcome"], Plain,
+        "Operations of filters on the store.";
+    kv_duration_seconds: HistogramVec, ["operation"], FineSeconds,
+        "Time from asking the store to its answer; a write's ends on disk.";
+    kv_bytes: IntGaugeVec, ["namespace"], Plain,
+        "What a namespace counts against its size, in bytes.";
+    rate_limit_requests_total: IntCounterVec, ["limit", "outcome"], Plain,
+        "Requests counted by a rate limit: allowed or refused.";
+    rate_limit_forgotten_total: IntCounterVec, ["limit"], Plain,
+        "Keys that a rate limit forgot to make room for others.";
     reloads_total: IntCounterVec, ["outcome"], Plain,
         "Configuration reloads.";
     config_last_reload_success_timestamp_seconds: IntGauge, [], Plain,

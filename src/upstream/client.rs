@@ -17,18 +17,20 @@ use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_core::{Error, ErrorType};
 
+use super::attempt::Refusal;
+use super::balance::Ask;
+use super::dial::CONNECTIONS_FULL;
 use super::endpoint::Endpoint;
 use super::exchange;
+use super::outlier::Outcome;
 use super::pool::Pool;
+use crate::config::upstreams::Address;
 
 /// How long an unused connection to an address is kept; a pool's have the pool's.
 const KEEP_ADDRESS: Duration = Duration::from_secs(60);
 
 /// What is read of a health check's body, so that its connection can be used again.
 const MAX_PROBE_BODY: usize = 64 * 1024;
-
-/// Keeps the connections of health checks apart from those of requests.
-const PROBE_GROUP: u64 = 0x70_72_6f_62_65;
 
 /// Where a request goes.
 #[derive(Clone)]
@@ -67,10 +69,10 @@ pub struct ClientResponse {
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("no endpoint to try")]
-    NoEndpoint,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     #[error("cannot connect to {address}")]
-    Connect { address: SocketAddr, source: Box<Error> },
+    Connect { address: Address, source: Box<Error> },
     #[error("no complete response in time")]
     Timeout,
     #[error("the response's body is larger than {max} bytes")]
@@ -89,6 +91,19 @@ impl From<Box<Error>> for ClientError {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Self::Timeout,
             ErrorType::InvalidHTTPHeader => Self::Protocol(error.to_string()),
             _ => Self::Broken(error),
+        }
+    }
+}
+
+impl ClientError {
+    /// What it says of an endpoint, if anything.
+    fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Connect { source, .. } if *source.etype() == CONNECTIONS_FULL => None,
+            Self::Connect { .. } => Some(Outcome::NotConnected),
+            Self::Timeout => Some(Outcome::TimedOut),
+            Self::Broken(_) | Self::Protocol(_) => Some(Outcome::Broken),
+            Self::Refused(_) | Self::TooLarge { .. } | Self::Invalid(_) => None,
         }
     }
 }
@@ -117,7 +132,8 @@ impl Client {
             match target {
                 Target::Pool(pool) => self.ask_pool(&pool, &request).await,
                 Target::Address { address, tls } => {
-                    self.ask(&peer_of(address, tls, &request)?, address, &request).await
+                    let peer = peer_of(address, tls, &request)?;
+                    self.ask(&peer, (&address.into(), None), &request).await
                 }
             }
         };
@@ -125,57 +141,71 @@ impl Client {
         ended.unwrap_or(Err(ClientError::Timeout))
     }
 
-    /// The status that `endpoint` answers a health check with.
+    /// What `endpoint` answers a health check with; of its body no more than a part.
     pub(super) async fn probe(
         &self,
-        pool: &Pool,
-        endpoint: &Endpoint,
+        pool: &Arc<Pool>,
+        endpoint: &Arc<Endpoint>,
         request: &ClientRequest,
-    ) -> Result<StatusCode, ClientError> {
-        let mut peer = pool.peer(endpoint);
-        peer.group_key ^= PROBE_GROUP;
-        let (mut session, _) = self.connect(&peer, endpoint.address()).await?;
+    ) -> Result<ClientResponse, ClientError> {
+        let peer = pool.probe_peer(endpoint).map_err(ClientError::Invalid)?;
+        let to = (endpoint.address(), Some(&**pool));
+        let (mut session, _) = self.connect(&peer, to).await?;
         exchange::send(&mut session, &peer, request).await?;
-        let (status, _) = exchange::receive_head(&mut session, &peer).await?;
+        let (status, headers) = exchange::receive_head(&mut session, &peer).await?;
         let body = exchange::receive_body(&mut session, &peer, MAX_PROBE_BODY).await;
         // Over HTTP/1.1 each check connects anew, since taking connections is what may be broken.
         if body.is_ok() && session.as_http2().is_some() {
             self.connector.release_http_session(session, &peer, peer.idle_timeout()).await;
         }
-        Ok(status)
+        Ok(ClientResponse { status, headers, body: body.unwrap_or_default() })
     }
 
     /// Tries further endpoints as long as none could be connected to.
     async fn ask_pool(
         &self,
-        pool: &Pool,
+        pool: &Arc<Pool>,
         request: &ClientRequest,
     ) -> Result<ClientResponse, ClientError> {
         let mut tried = Vec::new();
-        let mut failed = ClientError::NoEndpoint;
+        let mut failed = None;
         for _ in 0..=pool.config().retries {
-            let Some(endpoint) = pool.pick(request.path_and_query.as_bytes(), &tried) else {
-                break;
+            let key = request.path_and_query.as_bytes();
+            let mut attempt = match pool.begin(&Ask { key, skip: &tried, ..Ask::default() }) {
+                Ok(attempt) => attempt,
+                Err(refusal) => return Err(failed.unwrap_or(ClientError::Refused(refusal))),
             };
-            let _in_flight = endpoint.begin();
-            match self.ask(&pool.peer(&endpoint), endpoint.address(), request).await {
-                Err(error @ ClientError::Connect { .. }) => failed = error,
+            // Its own time limit bounds its wait: it is none of those that are pending for long.
+            attempt.connected();
+            let endpoint = Arc::clone(attempt.endpoint());
+            let peer = pool.peer(&endpoint, None).map_err(ClientError::Invalid)?;
+            let ended = self.ask(&peer, (endpoint.address(), Some(pool)), request).await;
+            match &ended {
+                Ok(response) => attempt.answered(response.status),
+                Err(error) => {
+                    if let Some(outcome) = error.outcome() {
+                        attempt.failed(outcome);
+                    }
+                }
+            }
+            match ended {
+                Err(error @ ClientError::Connect { .. }) => failed = Some(error),
                 ended => return ended,
             }
             tried.push(endpoint);
         }
-        Err(failed)
+        Err(failed.unwrap_or(ClientError::Refused(Refusal::NoEndpoint)))
     }
 
     /// One exchange; a second one if a kept connection turned out to be closed.
     async fn ask(
         &self,
         peer: &HttpPeer,
-        address: SocketAddr,
+        to: (&Address, Option<&Pool>),
         request: &ClientRequest,
     ) -> Result<ClientResponse, ClientError> {
         loop {
-            let (mut session, reused) = self.connect(peer, address).await?;
+            let (mut session, reused) = self.connect(peer, to).await?;
             let head = match Box::pin(exchange::send(&mut session, peer, request)).await {
                 Ok(()) => exchange::receive_head(&mut session, peer).await,
                 Err(error) => Err(error),
@@ -211,12 +241,16 @@ impl Client {
     async fn connect(
         &self,
         peer: &HttpPeer,
-        address: SocketAddr,
+        (address, pool): (&Address, Option<&Pool>),
     ) -> Result<(HttpSession, bool), ClientError> {
         // Boxed, so that a request that waits for its answer does not hold the room for this.
         let session = Box::pin(self.connector.get_http_session(peer)).await;
         let (session, reused) =
-            session.map_err(|source| ClientError::Connect { address, source })?;
+            session.map_err(|source| ClientError::Connect { address: address.clone(), source })?;
+        if let Some(pool) = pool {
+            pool.trusts(session.digest())
+                .map_err(|source| ClientError::Connect { address: address.clone(), source })?;
+        }
         // Where the handshake does not agree on HTTP/2, Pingora goes on with HTTP/1.1.
         if peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
             return Err(ClientError::Protocol("the origin did not agree on HTTP/2".into()));
@@ -251,6 +285,6 @@ fn peer_of(
     options.read_timeout = Some(request.timeout);
     options.write_timeout = Some(request.timeout);
     options.idle_timeout = Some(KEEP_ADDRESS);
-    super::pool::share_connection(options);
+    super::peer::share_connection(options);
     Ok(peer)
 }

@@ -111,6 +111,10 @@ fn head_of(
     for (name, value) in &headers {
         head.append_header(name.clone(), value.clone())?;
     }
+    // All that may be said of it over HTTP/2 (RFC 9113, 8.2.2), and gRPC wants it said.
+    if http2 && request.headers.get(header::TE).is_some_and(|te| te == "trailers") {
+        head.append_header(header::TE, "trailers")?;
+    }
     let expects_body = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
     if expects_body || !request.body.is_empty() {
         head.insert_header(CONTENT_LENGTH, request.body.len())?;

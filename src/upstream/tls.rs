@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pingora_core::protocols::tls::CaType;
+use pingora_core::protocols::tls::{CaType, SslDigest};
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -12,7 +12,23 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::listeners::Certificate;
+use crate::config::listeners::{Certificate, TlsVersion};
+use crate::config::upstreams::UpstreamTls;
+
+/// Whether the handshake with an origin came to what the configuration wants beyond what rustls
+/// checks already. Nothing was sent yet.
+pub(super) fn judge(config: &UpstreamTls, made: Option<&SslDigest>) -> Result<(), String> {
+    let made = made.ok_or("nothing is known of the handshake")?;
+    if config.min_version == TlsVersion::V13 && made.version != "TLSv1_3" {
+        return Err(format!("the origin chose {}, which is too old", made.version));
+    }
+    let wanted = &config.fingerprints;
+    if !wanted.is_empty() && !wanted.iter().any(|known| known.0[..] == made.cert_digest[..]) {
+        let hex = data_encoding::HEXUPPER.encode(&made.cert_digest);
+        return Err(format!("none of the fingerprints is the certificate's, {hex}"));
+    }
+    Ok(())
+}
 
 /// The certificates of a PEM bundle, each checked to be usable as an authority.
 pub(super) fn load_authorities(path: &Path) -> Result<Arc<CaType>, String> {

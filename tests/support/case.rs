@@ -59,7 +59,20 @@ struct Step {
     log_absent: Vec<String>,
     #[serde(default = "once")]
     times: usize,
+    /// Origins killed before this step, with all their connections: their ports refuse.
+    #[serde(default)]
+    kill: Vec<String>,
+    /// Origins started again before this step, on the ports they had.
+    #[serde(default)]
+    revive: Vec<String>,
+    /// Repeat the step for up to five seconds, until the answer is as expected. What the origins
+    /// see meanwhile is not looked at.
+    #[serde(default)]
+    eventually: bool,
 }
+
+/// For a step that takes effect at some time.
+const EVENTUALLY: Duration = Duration::from_secs(5);
 
 fn public() -> String {
     "public".to_owned()
@@ -137,7 +150,9 @@ impl Case {
             return self.check(&config);
         }
         let proxy = Proxy::start(&config, &self.env)?;
-        for (index, step) in self.steps.iter().enumerate() {
+        for (index, mut step) in self.steps.into_iter().enumerate() {
+            step.send = step.send.map(|send| fill(&send));
+            step.prepare(&origins)?;
             for _ in 0..step.times {
                 step.run(&proxy, &origins).map_err(|error| {
                     format!(
@@ -179,7 +194,39 @@ impl Case {
 }
 
 impl Step {
+    fn prepare(&self, origins: &BTreeMap<&str, Origin>) -> Result<(), String> {
+        let named = |name: &String| {
+            origins.get(name.as_str()).ok_or_else(|| format!("no origin named {name}"))
+        };
+        for name in &self.kill {
+            named(name)?.kill();
+        }
+        for name in &self.revive {
+            named(name)?.revive();
+        }
+        Ok(())
+    }
+
     fn run(&self, proxy: &Proxy, origins: &BTreeMap<&str, Origin>) -> Result<(), String> {
+        if !self.eventually {
+            self.exchange(proxy)?;
+            self.judge_origins(origins)?;
+            return self.judge_log(proxy);
+        }
+        let deadline = Instant::now() + EVENTUALLY;
+        while let Err(error) = self.exchange(proxy) {
+            if Instant::now() > deadline {
+                return Err(format!("not within {EVENTUALLY:?}: {error}"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for origin in origins.values() {
+            origin.take();
+        }
+        self.judge_log(proxy)
+    }
+
+    fn exchange(&self, proxy: &Proxy) -> Result<(), String> {
         let began = Instant::now();
         let mut client = Client::connect(proxy.address(&self.to)?)?;
         client.send(&self.bytes())?;
@@ -197,8 +244,7 @@ impl Step {
         if let Some(limit) = self.expect.within_ms.filter(|ms| took > Duration::from_millis(*ms)) {
             return Err(format!("took {took:?}, expected at most {limit} ms"));
         }
-        self.judge_origins(origins)?;
-        self.judge_log(proxy)
+        Ok(())
     }
 
     fn bytes(&self) -> Vec<u8> {

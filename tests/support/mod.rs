@@ -4,6 +4,7 @@
 
 pub mod case;
 pub mod client;
+pub mod dns;
 pub mod expect;
 pub mod origin;
 pub mod proxy;

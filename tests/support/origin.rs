@@ -1,11 +1,14 @@
 //! Origins that do as a case says and remember what they were asked.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Deserialize;
+use socket2::{Domain, Socket, Type};
 
 use super::expect::Pairs;
 
@@ -29,6 +32,8 @@ pub struct Answer {
     /// Close without a word, after the request was read.
     #[serde(default)]
     pub close: bool,
+    /// So many requests at most get this answer; later ones the next that fits.
+    pub times: Option<usize>,
 }
 
 fn ok() -> u16 {
@@ -46,23 +51,76 @@ pub struct Seen {
 pub struct Origin {
     pub address: SocketAddr,
     pub seen: Arc<Mutex<Vec<Seen>>>,
+    script: Arc<Script>,
+    life: Mutex<Arc<Life>>,
+    /// Bound and not listening: while the origin is dead, nobody else gets its port.
+    _reserved: Socket,
+}
+
+/// The answers, and how often each was given.
+struct Script {
+    answers: Vec<Answer>,
+    given: Vec<AtomicUsize>,
+}
+
+/// From a start to the kill that ends it.
+#[derive(Default)]
+struct Life {
+    over: AtomicBool,
+    open: Mutex<BTreeMap<usize, TcpStream>>,
 }
 
 impl Origin {
     pub fn start(answers: Vec<Answer>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (answers, remember) = (Arc::new(answers), Arc::clone(&seen));
+        let reserved = reserve();
+        let address = reserved.local_addr().ok().and_then(|a| a.as_socket()).expect("bound");
+        let listener = TcpListener::bind(address).expect("the port is ours");
+        let given = answers.iter().map(|_| AtomicUsize::new(0)).collect();
+        let script = Arc::new(Script { answers, given });
+        let (seen, life) = (Arc::default(), Mutex::default());
+        let origin = Self { address, seen, script, life, _reserved: reserved };
+        origin.live(listener);
+        origin
+    }
+
+    fn live(&self, listener: TcpListener) {
+        let life = Arc::new(Life::default());
+        *self.life.lock().expect("no panic while held") = Arc::clone(&life);
+        let (script, seen) = (Arc::clone(&self.script), Arc::clone(&self.seen));
         std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (answers, remember) = (Arc::clone(&answers), Arc::clone(&remember));
+            for (id, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                if life.over.load(SeqCst) {
+                    return;
+                }
+                let (script, seen, life) =
+                    (Arc::clone(&script), Arc::clone(&seen), Arc::clone(&life));
+                let clone = stream.try_clone().map(|stream| (id, stream));
+                life.open.lock().expect("no panic while held").extend(clone);
                 std::thread::spawn(move || {
-                    let _ = serve(stream, &answers, &remember);
+                    let _ = serve(stream, &script, &seen);
+                    life.open.lock().expect("no panic while held").remove(&id);
                 });
             }
         });
-        Self { address, seen }
+    }
+
+    /// Closes all connections; from now on the port refuses.
+    pub fn kill(&self) {
+        let life = self.life.lock().expect("no panic while held");
+        life.over.store(true, SeqCst);
+        // What waits in accept sees it by this connection.
+        let _ = TcpStream::connect(self.address);
+        for stream in life.open.lock().expect("no panic while held").values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        while TcpStream::connect(self.address).is_ok() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Serves again on the same port after a kill.
+    pub fn revive(&self) {
+        self.live(TcpListener::bind(self.address).expect("the port is still ours"));
     }
 
     /// What came since the last call.
@@ -71,18 +129,31 @@ impl Origin {
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
-    answers: &[Answer],
-    seen: &Mutex<Vec<Seen>>,
-) -> std::io::Result<()> {
+fn reserve() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("so that the listener can share it");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("a free port");
+    socket
+}
+
+impl Script {
+    fn answer(&self, target: &str) -> Answer {
+        let fits = self.answers.iter().zip(&self.given).find(|(answer, given)| {
+            let more = |times: &usize| given.fetch_add(1, SeqCst) < *times;
+            target.starts_with(&answer.path) && answer.times.as_ref().is_none_or(more)
+        });
+        let fallback = || serde_yaml::from_str("{}").expect("defaults");
+        fits.map_or_else(fallback, |(answer, _)| answer.clone())
+    }
+}
+
+fn serve(mut stream: TcpStream, script: &Script, seen: &Mutex<Vec<Seen>>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut buffer = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut buffer)? {
-        let answer = answers.iter().find(|answer| request.target.starts_with(&answer.path));
-        let fallback = serde_yaml::from_str("{}").expect("defaults");
-        let answer = answer.unwrap_or(&fallback);
+        let answer = script.answer(&request.target);
         seen.lock().expect("no panic while held").push(request.clone());
         std::thread::sleep(Duration::from_millis(answer.delay_ms));
         if answer.close {
@@ -91,7 +162,7 @@ fn serve(
         if let Some(raw) = &answer.raw {
             return stream.write_all(raw.as_bytes());
         }
-        stream.write_all(&response(answer, &request))?;
+        stream.write_all(&response(&answer, &request))?;
     }
     Ok(())
 }

@@ -22,7 +22,16 @@ pub struct Proxy {
 impl Proxy {
     /// Starts `selvedge run -c file` and waits until it is ready.
     pub fn start(file: &Path, env: &HashMap<String, String>) -> Result<Self, String> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_selvedge"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_selvedge")), file, env)
+    }
+
+    /// The same by a command that takes the arguments of the binary.
+    pub fn start_by(
+        mut command: Command,
+        file: &Path,
+        env: &HashMap<String, String>,
+    ) -> Result<Self, String> {
+        let mut child = command
             .args(["run", "--threads", "2", "-c"])
             .arg(file)
             .envs(env)

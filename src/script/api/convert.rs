@@ -134,7 +134,7 @@ fn room_for(bytes: usize) -> Outcome<()> {
     if bytes <= fiber::room() { Ok(()) } else { Err(fail("limit", "no memory is left")) }
 }
 
-/// Bytes of a string or a blob.
+/// Bytes of a string, a blob or a body.
 pub fn bytes_of(value: &Dynamic) -> Outcome<Vec<u8>> {
     if let Some(text) = value.read_lock::<rhai::ImmutableString>() {
         room_for(text.len())?;
@@ -143,6 +143,15 @@ pub fn bytes_of(value: &Dynamic) -> Outcome<Vec<u8>> {
     if let Some(blob) = value.read_lock::<rhai::Blob>() {
         room_for(blob.len())?;
         return Ok(blob.clone());
+    }
+    if let Some(bytes) = value.read_lock::<super::octets::Octets>() {
+        room_for(bytes.0.len())?;
+        return Ok(bytes.0.to_vec());
+    }
+    if let Some(body) = value.read_lock::<super::body::Body>() {
+        let bytes = body.bytes()?;
+        room_for(bytes.len())?;
+        return Ok(bytes.to_vec());
     }
     Err(invalid(format!("a string or bytes are needed, not {}", value.type_name())))
 }

@@ -16,7 +16,7 @@ use super::state::{State, wait};
 use super::table::Table;
 use super::{Outcome, fail, invalid};
 use crate::config::filters::{Fetch, Origin};
-use crate::script::exchange::{From as Made, ResponseBody, ResponseDraft};
+use crate::script::exchange::{From as Made, MessageBody, ResponseDraft};
 use crate::script::host::{BoxFuture, FetchError, FetchErrorKind, FetchRequest, FetchResponse};
 
 pub type Fetched = Result<FetchResponse, FetchError>;
@@ -61,7 +61,7 @@ pub fn response(fetched: FetchResponse) -> Response {
     Response::new(ResponseDraft {
         status: fetched.status,
         headers: fetched.headers,
-        body: ResponseBody::Replaced(fetched.body),
+        body: MessageBody::Replaced(fetched.body),
         from: Made::Origin,
     })
 }

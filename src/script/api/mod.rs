@@ -7,15 +7,21 @@ mod cookies;
 mod crypto;
 mod ctx;
 mod definitions;
+mod device;
 mod encoding;
 mod fetch;
+mod geo;
 mod hashing;
 mod headers;
 mod json;
 mod jwt;
+mod kv;
+mod limits;
+mod lists;
 mod logging;
 mod negotiate;
 mod objects;
+mod octets;
 mod pending;
 mod query;
 mod random;
@@ -36,7 +42,8 @@ mod url;
 pub use convert::handle_in;
 pub use definitions::definitions;
 pub use fetch::{granted, seconds};
-pub use objects::{Objects, Request, Response};
+pub use kv::WRITES as KV_WRITES;
+pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
 pub use state::{Facts, has_reached, tag_for_load, tag_for_run, wait};
 pub use table::{Direct, Directs, Doc};
@@ -45,6 +52,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use once_cell::sync::Lazy;
+use rhai::packages::{Package, StandardPackage};
 use rhai::{Engine, EvalAltResult, Map, Module, Position};
 
 type SharedModule = Arc<Module>;
@@ -71,27 +79,39 @@ fn table() -> table::Table {
         .kind::<Response>("Response")
         .kind::<objects::Headers>("Headers")
         .kind::<body::Body>("Body")
+        .kind::<octets::Octets>("Bytes")
         .kind::<query::Query>("Query")
         .kind::<cookies::Cookies>("Cookies")
         .kind::<client::ClientHandle>("Client")
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
+        .kind::<geo::Geo>("Geo")
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")
         .kind::<jwt::Jwks>("Jwks")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
+        .kind::<kv::Kv>("Kv")
+        .kind::<limits::Counter>("Counter")
+        .kind::<limits::Lock>("Lock")
+        .kind::<lists::Dict>("Dict")
+        .kind::<lists::IpSet>("IpSet")
         .kind::<super::exchange::ErrorInfo>("Error");
     request::area(&mut table);
     response::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
+    octets::area(&mut table);
     query::area(&mut table);
     cookies::area(&mut table);
     client::area(&mut table);
+    geo::area(&mut table);
     ctx::area(&mut table);
     fetch::area(&mut table);
+    kv::area(&mut table);
+    limits::area(&mut table);
+    lists::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);
@@ -112,6 +132,8 @@ fn table() -> table::Table {
 }
 
 struct Modules {
+    /// Rhai's own functions.
+    standard: SharedModule,
     global: SharedModule,
     named: Vec<(&'static str, SharedModule)>,
     docs: Vec<table::Doc>,
@@ -129,11 +151,13 @@ static MODULES: Lazy<Modules> = Lazy::new(|| {
         module.into()
     };
     let named = named.into_iter().map(|(name, module)| (name, indexed(module))).collect();
-    Modules { global: global.into(), named, docs, settable, kinds, directs }
+    let standard = StandardPackage::new().as_shared_module();
+    Modules { standard, global: global.into(), named, docs, settable, kinds, directs }
 });
 
-/// Gives an engine the whole API.
+/// Gives an engine what the language has by itself, and the whole API.
 pub fn register(engine: &mut Engine) {
+    engine.register_global_module(MODULES.standard.clone());
     engine.register_global_module(MODULES.global.clone());
     for (name, module) in &MODULES.named {
         engine.register_static_module(*name, module.clone());
@@ -143,6 +167,11 @@ pub fn register(engine: &mut Engine) {
 /// What lowered code calls and has to know.
 pub fn directs() -> &'static Directs {
     &MODULES.directs
+}
+
+/// Names before `::`.
+pub fn modules() -> impl Iterator<Item = &'static str> {
+    MODULES.named.iter().map(|(name, _)| *name)
 }
 
 /// Everything documented, for the reference and the test of examples.

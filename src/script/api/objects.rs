@@ -9,9 +9,7 @@ use rhai::{Dynamic, Map};
 
 use super::convert::{bytes_of, scalar_text, to_json};
 use super::{Outcome, invalid};
-use crate::script::exchange::{
-    Ctx, ErrorInfo, Exchange, RequestDraft, ResponseBody, ResponseDraft,
-};
+use crate::script::exchange::{Ctx, ErrorInfo, Exchange, MessageBody, RequestDraft, ResponseDraft};
 
 /// A value that handles share; copied at the first edit, so that a rollback costs nothing.
 pub struct Draft<T>(Arc<Mutex<Arc<T>>>);
@@ -33,6 +31,10 @@ impl<T: Clone> Draft<T> {
 
     pub fn write<R>(&self, write: impl FnOnce(&mut T) -> R) -> R {
         write(Arc::make_mut(&mut self.0.lock()))
+    }
+
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The value as it is now, shared with what still holds the handle.
@@ -90,7 +92,7 @@ impl Response {
             match name.as_str() {
                 "status" => {}
                 "headers" => draft.headers = headers_of(value)?,
-                "body" => set_body(&mut draft, value)?,
+                "body" => set_body(&mut draft.headers, &mut draft.body, value)?,
                 _ => return Err(invalid(format!("a response has no {name}"))),
             }
         }
@@ -105,17 +107,17 @@ pub fn status_of(status: i64) -> Outcome<StatusCode> {
 }
 
 /// A string or bytes; a map or an array becomes JSON.
-pub fn set_body(draft: &mut ResponseDraft, value: &Dynamic) -> Outcome<()> {
+pub fn set_body(headers: &mut HeaderMap, body: &mut MessageBody, value: &Dynamic) -> Outcome<()> {
     let json = value.is_map() || value.is_array();
     let bytes = match () {
         () if json => to_json(value)?.to_string().into_bytes(),
         () if value.is_unit() => Vec::new(),
         () => bytes_of(value)?,
     };
-    draft.body = ResponseBody::Replaced(bytes.into());
-    if json && !draft.headers.contains_key(http::header::CONTENT_TYPE) {
+    *body = MessageBody::Replaced(bytes.into());
+    if json && !headers.contains_key(http::header::CONTENT_TYPE) {
         let json = HeaderValue::from_static("application/json");
-        draft.headers.insert(http::header::CONTENT_TYPE, json);
+        headers.insert(http::header::CONTENT_TYPE, json);
     }
     Ok(())
 }
@@ -243,7 +245,7 @@ impl Objects {
     }
 
     pub fn is_own_response(&self, response: &Response) -> bool {
-        self.response.as_ref().is_some_and(|own| Arc::ptr_eq(&own.0.0, &response.0.0))
+        self.response.as_ref().is_some_and(|own| own.0.is(&response.0))
     }
 
     pub fn request(&self) -> Dynamic {

@@ -6,6 +6,7 @@ use rhai::Dynamic;
 use super::client::ClientHandle;
 use super::cookies::Cookies;
 use super::ctx::CtxHandle;
+use super::device;
 use super::objects::{Headers, Request, check_line, set_host};
 use super::query::{Query, set_query};
 use super::table::Table;
@@ -58,7 +59,16 @@ fn reading(table: &mut Table) {
         .get("req.ua", "The User-Agent, or an empty string.", |r: &mut Request| {
             r.0.read(|d| header(d, "user-agent").unwrap_or_default())
         })
-        .example(r#"req.ua.starts_with("curl/")"#);
+        .example(r#"req.ua.starts_with("curl/")"#)
+        .get(
+            "req.device",
+            "`mobile`, `tablet`, `desktop` or `bot`, by words in the User-Agent. A request without \
+             one is a bot's.",
+            |r: &mut Request| {
+                r.0.read(|d| device::class(&header(d, "user-agent").unwrap_or_default()))
+            },
+        )
+        .example(r#"req.device == "bot""#);
 }
 
 fn parts(table: &mut Table) {

@@ -63,7 +63,7 @@ fn made(status: i64, headers: Option<Map>, body: Dynamic) -> Outcome<Response> {
     if let Some(headers) = headers {
         draft.headers = headers_of(&headers.into())?;
     }
-    set_body(&mut draft, &body)?;
+    set_body(&mut draft.headers, &mut draft.body, &body)?;
     Ok(Response::new(draft))
 }
 

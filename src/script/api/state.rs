@@ -1,6 +1,6 @@
 //! What natives know of the run they are called in; it travels as Rhai's tag.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +10,13 @@ use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
 use super::{Outcome, fail};
+use crate::config::body::BodyAccess;
 use crate::config::filters::{Fetch, Filter, Secret};
+use crate::config::state::Grants;
 use crate::script::exchange::Ctx;
 use crate::script::fiber::{self, CannotWait};
 use crate::script::host::Host;
+use crate::state::{Dict, IpSet, Lists, Live};
 
 /// What a filter's configuration grants its script.
 pub struct Facts {
@@ -21,11 +24,22 @@ pub struct Facts {
     pub config: Dynamic,
     pub secrets: BTreeMap<String, Secret>,
     pub fetch: Fetch,
+    pub body: BodyAccess,
+    pub state: Grants,
+    /// Those of `state.dicts` and `state.ipsets`.
+    pub dicts: BTreeMap<String, Arc<Live<Dict>>>,
+    pub ipsets: BTreeMap<String, Arc<Live<IpSet>>>,
+    /// Whether the configuration knows where addresses are.
+    pub geo: bool,
 }
 
 impl Facts {
-    pub fn of(filter: &Filter) -> Self {
+    pub fn of(filter: &Filter, lists: &Lists) -> Self {
         Self {
+            dicts: granted(&filter.state.dicts, &lists.dicts),
+            ipsets: granted(&filter.state.ipsets, &lists.ipsets),
+            geo: !lists.geo.is_empty(),
+            state: filter.state.clone(),
             name: filter.name.clone(),
             // Left out, it is a map without names, so that each of them is `()`.
             config: match &filter.config {
@@ -34,8 +48,17 @@ impl Facts {
             },
             secrets: filter.secrets.clone(),
             fetch: filter.fetch.clone(),
+            body: filter.body,
         }
     }
+}
+
+fn granted<T>(
+    names: &BTreeSet<String>,
+    all: &BTreeMap<String, Arc<T>>,
+) -> BTreeMap<String, Arc<T>> {
+    let found = names.iter().filter_map(|name| Some((name.clone(), Arc::clone(all.get(name)?))));
+    found.collect()
 }
 
 #[derive(Clone)]

@@ -29,11 +29,13 @@ pub fn area(table: &mut Table) {
         .example(r#"time::parse_http_date("Thu, 01 Jan 1970 00:00:10 GMT") == 10"#)
         .function("time::rfc3339(unix)", "As 1970-01-01T00:00:00Z.", rfc3339)
         .example(r#"time::rfc3339(951782400) == "2000-02-29T00:00:00Z""#)
-        .function("sleep(seconds)", "Suspends this script; nobody else waits.", |s: i64| {
-            sleep(&s.into())
-        })
+        .function(
+            "sleep(seconds)",
+            "Suspends this script; nobody else waits.",
+            |c: NativeCallContext, s: i64| sleep(&c, &s.into()),
+        )
         .example("sleep(0.001); true")
-        .overload("sleep(seconds)", |s: f64| sleep(&s.into()));
+        .overload("sleep(seconds)", |c: NativeCallContext, s: f64| sleep(&c, &s.into()));
 }
 
 fn since_epoch(context: &NativeCallContext) -> Outcome<Duration> {
@@ -77,7 +79,8 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (era * 400 + year + i64::from(month <= 2), month, day)
 }
 
-fn sleep(value: &Dynamic) -> Outcome<()> {
+fn sleep(context: &NativeCallContext, value: &Dynamic) -> Outcome<()> {
+    State::of(context)?.host()?;
     let time = seconds(value)?;
     wait(async move { tokio::time::sleep(time).await })
 }

@@ -225,10 +225,25 @@ pub fn wait<T: Send + 'static>(
     if !gauge.check(std::ptr::addr_of!(marker) as usize) {
         return Err(CannotWait::Stopped);
     }
-    let boxed = Box::pin(async move { Box::new(future.await) as Box<dyn Any + Send> });
+    let boxed = Box::pin(async move { Box::new(unpanicked(future).await) as Box<dyn Any + Send> });
     gauge.trim_stack();
     match suspend(gauge, Suspend::Wait(boxed)) {
-        Resume::Value(value) => value.downcast().map(|v| *v).map_err(|_| CannotWait::Stopped),
+        Resume::Value(value) => match value.downcast::<std::thread::Result<T>>().map(|v| *v) {
+            Ok(Ok(value)) => Ok(value),
+            // Goes on here, where the fiber's end catches it like any native's.
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(_) => Err(CannotWait::Stopped),
+        },
         Resume::Go | Resume::Stop => Err(CannotWait::Stopped),
     }
+}
+
+/// A panic of a future as a value: the driver, who polls it, shall not meet it.
+async fn unpanicked<T>(future: impl Future<Output = T>) -> std::thread::Result<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
 }

@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 use rhai::{Dynamic, Engine, Map};
 
 use super::answers::{Answer, Answers};
-use super::given::{exchange_of, filter_of, upstreams_of};
+use super::given::{body_of, exchange_of, filter_of, place_of, upstreams_of};
 use super::life::{Life, Seen};
 use super::outcome::outcome;
 use super::stage::{Calls, Stage};
+use super::state::lists_of;
 use super::{Told, told};
 use crate::script::api::{seconds, wait};
 use crate::script::compile::{Script, compile_covered};
@@ -105,14 +106,15 @@ impl Bench {
 
     fn live(&self, script: &str, given: &Map, settings: &Map) -> Told<(Seen, Calls)> {
         let filter = filter_of(&self.folder.join(script), settings)?;
-        let start = exchange_of(given)?;
+        let mut start = exchange_of(given)?;
+        let body = body_of(given, Arc::make_mut(&mut start.request))?;
         let origin = Answer::of_origin(given.get("response"))?;
         let answers = Answers::of(given.get("fetches").unwrap_or(&Dynamic::UNIT))?;
         let compiled = self.compiled(script, settings, &filter)?;
         let stage = self.stage();
-        stage.begin(answers, upstreams_of(given)?);
+        stage.begin(answers, upstreams_of(given)?, place_of(given)?);
         let life = Life::new(compiled, Arc::clone(&stage), &filter, &start);
-        let seen = wait(life.live(start, origin))?;
+        let seen = wait(life.live(start, body, origin))?;
         let calls = stage.take_calls();
         match calls.unanswered.first() {
             Some(fetch) => Err(told(format!("the test has no answer for the fetch {fetch}"))),
@@ -130,9 +132,11 @@ impl Bench {
         if let Some(script) = self.compiled.lock().get(&key) {
             return Ok(Arc::clone(script));
         }
-        let script = compile_covered(filter, &self.coverage).map_err(|diagnostics| {
-            told(diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-        })?;
+        let script = compile_covered(filter, &lists_of(settings)?, &self.coverage).map_err(
+            |diagnostics| {
+                told(diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+            },
+        )?;
         let script = Arc::new(script);
         let mut compiled = self.compiled.lock();
         if compiled.len() == COMPILED {

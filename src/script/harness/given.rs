@@ -5,16 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use rhai::{Array, Dynamic, Map};
 
+use super::state::grants_of;
 use super::{Told, told};
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Fetch, Filter, FilterLimits, Lowering, OnFault, Origin, Secret};
 use crate::script::api::convert::{scalar_text, to_json};
-use crate::script::api::seconds;
-use crate::script::exchange::{CertInfo, Exchange, RequestDraft, TlsInfo};
+use crate::script::api::{seconds, set_body};
+use crate::script::exchange::{CertInfo, Exchange, MessageBody, RequestDraft, TlsInfo};
+use crate::state::{Location, Place};
 
-const REQUEST: [&str; 18] = [
+const REQUEST: [&str; 20] = [
     "method",
     "url",
     "scheme",
@@ -22,9 +26,11 @@ const REQUEST: [&str; 18] = [
     "path",
     "version",
     "headers",
+    "body",
     "cookies",
     "ip",
     "port",
+    "geo",
     "tls",
     "id",
     "route",
@@ -34,7 +40,20 @@ const REQUEST: [&str; 18] = [
     "response",
     "fetches",
 ];
-const SETTINGS: [&str; 5] = ["config", "secrets", "fetch", "limits", "on_fault"];
+const SETTINGS: [&str; 12] = [
+    "config",
+    "secrets",
+    "fetch",
+    "body",
+    "limits",
+    "on_fault",
+    "kv",
+    "rate_limits",
+    "counters",
+    "locks",
+    "dicts",
+    "ipsets",
+];
 
 pub fn exchange_of(given: &Map) -> Told<Exchange> {
     known(given, "a request", &REQUEST)?;
@@ -62,6 +81,17 @@ pub fn exchange_of(given: &Map) -> Told<Exchange> {
     Ok(exchange)
 }
 
+/// The body that the client sends; a map or a list is JSON, and says so.
+pub fn body_of(given: &Map, request: &mut RequestDraft) -> Told<Bytes> {
+    let Some(body) = given.get("body") else { return Ok(Bytes::new()) };
+    let mut told = MessageBody::Untouched;
+    set_body(&mut request.headers, &mut told, body)?;
+    match told {
+        MessageBody::Replaced(bytes) | MessageBody::Held(bytes) => Ok(bytes),
+        MessageBody::Untouched => Ok(Bytes::new()),
+    }
+}
+
 /// Upstreams by name, and whether each has a healthy endpoint.
 pub fn upstreams_of(given: &Map) -> Told<Option<BTreeMap<String, bool>>> {
     if !given.contains_key("upstreams") {
@@ -73,6 +103,27 @@ pub fn upstreams_of(given: &Map) -> Told<Option<BTreeMap<String, bool>>> {
         Ok((name.to_string(), healthy))
     };
     map_in(given, "upstreams")?.into_iter().map(one).collect::<Told<_>>().map(Some)
+}
+
+/// Where the client is.
+pub fn place_of(given: &Map) -> Told<Place> {
+    let geo = map_in(given, "geo")?;
+    known(&geo, "geo", &["country", "region", "city", "continent", "lat", "lon", "tz", "asn"])?;
+    let angle = |key: &str| -> Told<Option<f64>> {
+        let Some(value) = geo.get(key) else { return Ok(None) };
+        let number = value.as_float().or_else(|_| value.as_int().map(|int| int as f64));
+        number.map(Some).map_err(|_| not(key, &value.to_string(), "a number"))
+    };
+    let location = Location {
+        country: text(&geo, "country"),
+        region: text(&geo, "region"),
+        city: text(&geo, "city"),
+        continent: text(&geo, "continent"),
+        lat: angle("lat")?,
+        lon: angle("lon")?,
+        tz: text(&geo, "tz"),
+    };
+    Ok(Place { location, asn: geo.get("asn").map(|asn| whole("asn", asn)).transpose()? })
 }
 
 /// Method and URL; `scheme`, `host` and `path` say parts of it.
@@ -177,6 +228,8 @@ pub fn plain_filter(script: &Path) -> Filter {
             timeout: Duration::from_secs(5),
             max_body: 1 << 20,
         },
+        body: BodyAccess::NONE,
+        state: Default::default(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),
@@ -198,6 +251,10 @@ pub fn filter_of(script: &Path, settings: &Map) -> Told<Filter> {
     if let Some(fetch) = settings.get("fetch") {
         grant(&mut filter.fetch, fetch)?;
     }
+    if let Some(body) = settings.get("body") {
+        see(&mut filter.body, body)?;
+    }
+    filter.state = grants_of(settings)?;
     limit(&mut filter.limits, &map_in(settings, "limits")?)?;
     filter.on_fault = match text(settings, "on_fault").as_deref() {
         None | Some("closed") => OnFault::Closed,
@@ -229,6 +286,24 @@ fn grant(fetch: &mut Fetch, given: &Dynamic) -> Told<()> {
         let text = origin.to_string();
         let parsed = Origin::parse(&text);
         fetch.allow.push(parsed.ok_or_else(|| not("fetch", &text, "an origin"))?);
+    }
+    Ok(())
+}
+
+/// A map as in the configuration.
+fn see(access: &mut BodyAccess, given: &Dynamic) -> Told<()> {
+    let map = given.read_lock::<Map>().map(|map| map.clone());
+    let map = map.ok_or_else(|| not("body", &given.to_string(), "a map"))?;
+    known(&map, "body", &["request", "response", "limit"])?;
+    for (key, place) in [("request", &mut access.request), ("response", &mut access.response)] {
+        *place = match text(&map, key).as_deref() {
+            None | Some("none") => BodyMode::None,
+            Some("buffer") => BodyMode::Buffer,
+            Some(other) => return Err(not(key, other, "none or buffer")),
+        };
+    }
+    if let Some(bytes) = map.get("limit") {
+        access.limit = whole("limit", bytes)?;
     }
     Ok(())
 }
@@ -268,7 +343,7 @@ pub fn headers_of(given: &Dynamic) -> Told<HeaderMap> {
     Ok(headers)
 }
 
-fn not(key: &str, given: &str, what: &str) -> Box<rhai::EvalAltResult> {
+pub fn not(key: &str, given: &str, what: &str) -> Box<rhai::EvalAltResult> {
     told(format!("{key}: \"{given}\" is not {what}"))
 }
 
@@ -283,7 +358,7 @@ pub fn text(map: &Map, key: &str) -> Option<String> {
     map.get(key).filter(|value| !value.is_unit()).map(ToString::to_string)
 }
 
-fn map_in(map: &Map, key: &str) -> Told<Map> {
+pub fn map_in(map: &Map, key: &str) -> Told<Map> {
     match map.get(key) {
         None => Ok(Map::new()),
         Some(value) => {
@@ -293,7 +368,7 @@ fn map_in(map: &Map, key: &str) -> Told<Map> {
     }
 }
 
-fn array_in(map: &Map, key: &str) -> Told<Array> {
+pub fn array_in(map: &Map, key: &str) -> Told<Array> {
     map.get(key).map_or_else(|| Ok(Array::new()), |value| list(value, key))
 }
 

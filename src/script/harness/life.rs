@@ -7,10 +7,11 @@ use http::StatusCode;
 
 use super::answers::Answer;
 use super::stage::Stage;
+use crate::config::body::{BodyAccess, BodyMode};
 use crate::config::filters::{Filter, OnFault};
 use crate::script::compile::Script;
 use crate::script::exchange::{
-    ErrorInfo, Exchange, From, RequestDraft, ResponseBody, ResponseDraft,
+    ErrorInfo, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
 };
 use crate::script::fault::{Cause, Fault};
 use crate::script::hooks::Hook;
@@ -24,6 +25,7 @@ pub struct Life {
     stage: Arc<Stage>,
     limits: Limits,
     on_fault: OnFault,
+    bodies: BodyAccess,
     /// Whether `on_request` let the request pass: only then do the later hooks see it.
     entered: bool,
     seen: Seen,
@@ -62,14 +64,32 @@ impl Life {
             fault: None,
         };
         let limits = Limits::from(&filter.limits);
-        Self { script, stage, limits, on_fault: filter.on_fault, entered: false, seen }
+        let (on_fault, bodies) = (filter.on_fault, filter.body);
+        Self { script, stage, limits, on_fault, bodies, entered: false, seen }
     }
 
-    pub async fn live(mut self, start: Exchange, origin: Vec<Answer<ErrorInfo>>) -> Seen {
-        let (mut exchange, mut response, streamed) = match self.hook(Hook::Request, start).await {
+    /// The whole of it; `body` is the request's.
+    pub async fn live(
+        mut self,
+        mut start: Exchange,
+        body: Bytes,
+        origin: Vec<Answer<ErrorInfo>>,
+    ) -> Seen {
+        let holds = self.bodies.request == BodyMode::Buffer;
+        if holds {
+            Arc::make_mut(&mut start.request).body = MessageBody::Held(body.clone());
+        }
+        let begun = match holds && body.len() > self.bodies.limit {
+            true => Next::Broken(start),
+            false => self.hook(Hook::Request, start).await,
+        };
+        let (mut exchange, mut response, streamed) = match begun {
             Next::Answer(exchange, answer) => {
                 self.seen.request = Arc::clone(&exchange.request);
                 (exchange, answer, Bytes::new())
+            }
+            Next::Broken(exchange) if self.seen.fault.is_none() => {
+                self.failed(exchange, too_large()).await
             }
             Next::Broken(exchange) => self.failed(exchange, filter_failed()).await,
             Next::Continue(exchange) => {
@@ -80,8 +100,11 @@ impl Life {
         };
         exchange.response = Some(Arc::new(response.clone()));
         self.hook(Hook::Log, exchange).await;
-        if response.body == ResponseBody::Untouched {
-            response.body = ResponseBody::Replaced(streamed);
+        if response.body == MessageBody::Untouched {
+            response.body = MessageBody::Replaced(streamed);
+        }
+        if self.seen.request.body == MessageBody::Untouched {
+            Arc::make_mut(&mut self.seen.request).body = MessageBody::Held(body);
         }
         self.seen.response = response;
         self.seen
@@ -102,18 +125,34 @@ impl Life {
             tokio::time::sleep(answer.delay).await;
             match answer.result {
                 Ok(response) => {
+                    let holds = self.bodies.response == BodyMode::Buffer;
+                    let body = match holds {
+                        true => MessageBody::Held(response.body.clone()),
+                        false => MessageBody::Untouched,
+                    };
                     let draft = ResponseDraft {
                         status: response.status,
                         headers: response.headers,
-                        body: ResponseBody::Untouched,
+                        body,
                         from: From::Origin,
                     };
-                    return self.respond(exchange, draft, response.body).await;
+                    return match holds && response.body.len() > self.bodies.limit {
+                        true => self.unseen(exchange, draft).await,
+                        false => self.respond(exchange, draft, response.body).await,
+                    };
                 }
                 Err(info) => failure = info,
             }
         }
         self.failed(exchange, failure).await
+    }
+
+    /// A response that is too large to be shown, which the filter's policy judges.
+    async fn unseen(&mut self, exchange: Exchange, draft: ResponseDraft) -> Answered {
+        match self.on_fault {
+            OnFault::Open => (exchange, draft, Bytes::new()),
+            OnFault::Closed => self.failed(exchange, filter_failed()).await,
+        }
     }
 
     /// Shows a response to `on_response`.
@@ -194,6 +233,12 @@ impl Life {
             }
         }
     }
+}
+
+/// A body above the filter's limit.
+fn too_large() -> ErrorInfo {
+    let message = "the request's body is too large".to_owned();
+    ErrorInfo { kind: "body_too_large".to_owned(), status: 413, message }
 }
 
 /// As a fault is told to `on_error`.

@@ -14,12 +14,12 @@ mod life;
 mod outcome;
 mod required;
 mod stage;
+mod state;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rhai::packages::{Package, StandardPackage};
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, Position, Scope};
 
 pub use self::failure::Failure;
@@ -35,6 +35,7 @@ use super::exchange::Ctx;
 use super::fiber::{self, Fiber, Stop};
 use super::imports::Imports;
 use super::meter::{LIVE_FIBERS, Limits};
+use crate::state::Lists;
 
 type Told<T> = Result<T, Box<EvalAltResult>>;
 
@@ -166,11 +167,11 @@ fn compile(source: &Source, bench: &Arc<Bench>) -> Result<(Engine, AST), Failure
 /// What tests can call: all that filters can but for the network, and what the bench adds.
 fn engine(source: &Source, bench: &Arc<Bench>) -> Engine {
     let mut engine = Engine::new_raw();
-    engine.register_global_module(StandardPackage::new().as_shared_module());
     api::register(&mut engine);
     asserts::register(&mut engine);
     bench::register(&mut engine, bench);
-    let facts = Arc::new(Facts::of(&given::plain_filter(&source.file)));
+    state::register(&mut engine, bench);
+    let facts = Arc::new(Facts::of(&given::plain_filter(&source.file), &Lists::default()));
     let own = Arc::new(Own::new(Arc::clone(bench)));
     engine.set_default_tag(api::tag_for_run(&facts, Some(own), Ctx::default()));
     engine

@@ -7,7 +7,7 @@ use rhai::{Array, Dynamic, Map};
 use super::life::Seen;
 use super::stage::Calls;
 use crate::script::api::convert::from_json;
-use crate::script::exchange::{RequestDraft, ResponseBody, ResponseDraft};
+use crate::script::exchange::{MessageBody, RequestDraft, ResponseDraft};
 use crate::script::fault::{Cause, Fault};
 use crate::script::hooks::Hook;
 use crate::script::host::FetchRequest;
@@ -30,6 +30,7 @@ pub fn outcome(seen: &Seen, calls: &Calls) -> Map {
 
 fn request(draft: &RequestDraft) -> Map {
     let query = draft.query.as_deref();
+    let body = bytes_of(&draft.body);
     let target = query.map_or(draft.path.clone(), |query| format!("{}?{query}", draft.path));
     Map::from([
         ("method".into(), draft.method.to_string().into()),
@@ -38,15 +39,14 @@ fn request(draft: &RequestDraft) -> Map {
         ("path".into(), draft.path.as_str().into()),
         ("query".into(), query.map_or(Dynamic::UNIT, Into::into)),
         ("headers".into(), headers(&draft.headers).into()),
+        ("body".into(), text(&body)),
+        ("bytes".into(), Dynamic::from_blob(body.to_vec())),
         ("upstream".into(), draft.upstream.as_deref().map_or(Dynamic::UNIT, Into::into)),
     ])
 }
 
 fn response(draft: &ResponseDraft) -> Map {
-    let body = match &draft.body {
-        ResponseBody::Replaced(body) => body.clone(),
-        ResponseBody::Untouched => Bytes::new(),
-    };
+    let body = bytes_of(&draft.body);
     let cookies = draft.headers.get_all(header::SET_COOKIE).iter();
     let cookies = cookies.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     Map::from([
@@ -57,6 +57,13 @@ fn response(draft: &ResponseDraft) -> Map {
         ("bytes".into(), Dynamic::from_blob(body.to_vec())),
         ("from".into(), draft.from.name().into()),
     ])
+}
+
+fn bytes_of(body: &MessageBody) -> Bytes {
+    match body {
+        MessageBody::Held(bytes) | MessageBody::Replaced(bytes) => bytes.clone(),
+        MessageBody::Untouched => Bytes::new(),
+    }
 }
 
 fn fetch(request: &FetchRequest) -> Dynamic {

@@ -1,6 +1,7 @@
 //! The world that a filter under test sees: prepared answers, a clock that stands still, a seed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +14,7 @@ use crate::script::crypto::KeySets;
 use crate::script::host::{
     BoxFuture, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host, LogLine,
 };
+use crate::state::{Memory, Place, State, TestClock};
 
 /// 2026-01-01T00:00:00Z, where every test begins.
 const BEGIN: Duration = Duration::from_secs(1_767_225_600);
@@ -20,17 +22,26 @@ const BEGIN: Duration = Duration::from_secs(1_767_225_600);
 /// One test's world.
 pub struct Stage {
     props: Mutex<Props>,
+    clock: Arc<Mutex<Clock>>,
+    state: Arc<State>,
+    /// That of `state`.
+    store: Arc<Memory>,
     key_sets: KeySets,
 }
 
-struct Props {
-    /// The time of day when the fake clock showed `since`.
+/// The time of day when the fake clock showed `since`.
+struct Clock {
     time: Duration,
     since: Instant,
+}
+
+struct Props {
     seed: u64,
     answers: Answers,
     /// Upstreams and whether they are healthy; all are where the test names none.
     upstreams: Option<BTreeMap<String, bool>>,
+    /// Where the client is.
+    place: Place,
     calls: Calls,
     printed: Vec<String>,
 }
@@ -48,21 +59,31 @@ impl Stage {
     /// A test begins, on a runtime of its own.
     pub fn new() -> Self {
         let props = Mutex::new(Props {
-            time: BEGIN,
-            since: Instant::now(),
             seed: 0,
             answers: Answers::default(),
             upstreams: None,
+            place: Place::default(),
             calls: Calls::default(),
             printed: Vec::new(),
         });
-        Self { props, key_sets: KeySets::default() }
+        let clock = Arc::new(Mutex::new(Clock { time: BEGIN, since: Instant::now() }));
+        let shown = Arc::clone(&clock);
+        let now: TestClock = Arc::new(move || shown.lock().now());
+        let store = Arc::new(Memory::by(Arc::clone(&now)));
+        let state = Arc::new(State::for_test(Arc::clone(&store), now));
+        Self { props, clock, state, store, key_sets: KeySets::default() }
+    }
+
+    /// What the requests of this test keep, and where its entries are.
+    pub fn kept(&self) -> (Arc<State>, Arc<Memory>) {
+        (Arc::clone(&self.state), Arc::clone(&self.store))
     }
 
     /// A new request begins.
-    pub fn begin(&self, answers: Answers, upstreams: Option<BTreeMap<String, bool>>) {
+    pub fn begin(&self, answers: Answers, upstreams: Option<BTreeMap<String, bool>>, place: Place) {
         let mut props = self.props.lock();
-        (props.answers, props.upstreams, props.calls) = (answers, upstreams, Calls::default());
+        (props.answers, props.upstreams, props.place) = (answers, upstreams, place);
+        props.calls = Calls::default();
     }
 
     pub fn take_calls(&self) -> Calls {
@@ -75,8 +96,7 @@ impl Stage {
 
     /// Sets the time of day, as seconds since 1970.
     pub fn freeze(&self, time: Duration) {
-        let mut props = self.props.lock();
-        (props.time, props.since) = (time, Instant::now());
+        *self.clock.lock() = Clock { time, since: Instant::now() };
     }
 
     pub fn seed(&self, seed: u64) {
@@ -84,8 +104,7 @@ impl Stage {
     }
 
     fn time(&self) -> SystemTime {
-        let props = self.props.lock();
-        UNIX_EPOCH + props.time + props.since.elapsed()
+        UNIX_EPOCH + self.clock.lock().now()
     }
 
     /// SplitMix64, which is all that a test's randomness needs.
@@ -99,6 +118,13 @@ impl Stage {
             word ^= word >> 31;
             chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
         }
+    }
+}
+
+impl Clock {
+    /// Since 1970.
+    fn now(&self) -> Duration {
+        self.time + self.since.elapsed()
     }
 }
 
@@ -133,6 +159,14 @@ impl Host for Stage {
         self.props.lock().calls.logged.push((level, message.to_owned(), fields.to_vec()));
     }
 
+    fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    fn place(&self, _: IpAddr) -> Result<Place, String> {
+        Ok(self.props.lock().place.clone())
+    }
+
     fn key_sets(&self) -> &KeySets {
         &self.key_sets
     }
@@ -157,12 +191,14 @@ impl Host for Stage {
 /// The host of the test itself: the same clock and seed, no network, and what it prints is kept.
 pub struct Own {
     bench: Arc<Bench>,
+    /// Empty: tests have no grants, and look at what is kept through `state()`.
+    state: Arc<State>,
     key_sets: KeySets,
 }
 
 impl Own {
     pub fn new(bench: Arc<Bench>) -> Self {
-        Self { bench, key_sets: KeySets::default() }
+        Self { bench, state: Arc::default(), key_sets: KeySets::default() }
     }
 }
 
@@ -174,6 +210,14 @@ impl Host for Own {
 
     fn log(&self, _: log::Level, message: &str, _: &[(String, String)]) {
         self.bench.stage().props.lock().printed.push(message.to_owned());
+    }
+
+    fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    fn place(&self, _: IpAddr) -> Result<Place, String> {
+        Ok(Place::default())
     }
 
     fn key_sets(&self) -> &KeySets {

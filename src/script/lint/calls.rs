@@ -9,12 +9,7 @@ use super::{Lint, call_of, nearest};
 use crate::script::diagnostic::Diagnostic;
 
 /// Areas that filters of other proxies have, and that a reader may look for here.
-const NOT_IN_THIS_VERSION: [&str; 16] = [
-    "kv",
-    "counter",
-    "rate_limit",
-    "dict",
-    "ipset",
+const NOT_IN_THIS_VERSION: [&str; 11] = [
     "cache",
     "jwt",
     "jwks",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rhai::{AST, ASTNode, Expr, Stmt};
 
 use super::{Lint, functions, nearest};
+use crate::config::body::BodyMode;
 use crate::script::api;
 use crate::script::diagnostic::Diagnostic;
 use crate::script::hooks::Hook;
@@ -13,9 +14,11 @@ use crate::script::hooks::Hook;
 const OF_ALL: &str = "tag";
 /// What properties lead to, by the names of the reference. What can be indexed by a string
 /// (headers, query, cookies, ctx, params) takes any name as a property.
-const LEADS_TO: [(&str, &str, &str); 4] = [
+const LEADS_TO: [(&str, &str, &str); 6] = [
     ("req", "client", "client"),
+    ("req", "body", "body"),
     ("client", "tls", "tls"),
+    ("client", "geo", "geo"),
     ("tls", "cert", "cert"),
     ("res", "body", "body"),
 ];
@@ -67,6 +70,16 @@ impl Lint<'_> {
                 false => nearest(name, &mut names).map(|near| format!("did you mean {at}.{near}?")),
             };
             return Some(self.problem(*position, format!("there is no {shown}")).with_hint(hint));
+        }
+        if (object, name) == ("req", "body") && self.facts.body.request == BodyMode::None {
+            let message = "this filter sees no request bodies".to_owned();
+            let hint = "set body: { request: buffer } in its configuration".to_owned();
+            return Some(self.problem(*position, message).with_hint(Some(hint)));
+        }
+        if (object, name) == ("client", "geo") && !self.facts.geo {
+            let message = format!("{shown} needs files that know where addresses are");
+            let hint = "add state: { geo: [FILE] } to the configuration".to_owned();
+            return Some(self.problem(*position, message).with_hint(Some(hint)));
         }
         if let Some(next) = next {
             let leads = LEADS_TO.iter().find(|(of, by, _)| *of == object && *by == name);

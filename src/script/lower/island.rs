@@ -64,7 +64,9 @@ impl Island {
 
     fn lend_locals(&self, vm: &mut Vm<'_>, scope: &mut Scope<'_>) {
         for (slot, local) in self.locals.iter().enumerate() {
-            match (local.used, local.constant) {
+            // A loop's variable is constant where its values are.
+            let stays = local.constant || vm.slot(slot).is_read_only();
+            match (local.used, stays) {
                 (false, _) => scope.push_dynamic("", Dynamic::UNIT),
                 (true, true) => scope.push_constant_dynamic(&*local.name, vm.slot(slot).clone()),
                 (true, false) => {
@@ -81,13 +83,11 @@ impl Island {
             if !local.used {
                 continue;
             }
-            if local.constant {
-                // It may have become shared. Rhai goes through them backwards.
-                if let Some((_, _, value)) = scope.iter_raw().next() {
-                    *vm.slot_mut(slot) = value.clone().into_read_only();
-                }
-            } else if let Some(value) = scope.get_mut(&local.name) {
+            if let Some(value) = scope.get_mut(&local.name) {
                 *vm.slot_mut(slot) = std::mem::take(value);
+            } else if let Some((_, _, value)) = scope.iter_raw().next() {
+                // A constant, which may have become shared. Rhai goes through them backwards.
+                *vm.slot_mut(slot) = value.clone().into_read_only();
             }
         }
     }

@@ -169,6 +169,12 @@ fn body_of(ast: &AST, definition: &ScriptFuncDef) -> Vec<Stmt> {
     body
 }
 
+/// Whether a function has no statement.
+pub fn is_empty(ast: &AST, name: &str) -> bool {
+    let of = |definition: &&Shared<ScriptFuncDef>| definition.name == name;
+    ast.iter_fn_def().find(of).is_some_and(|definition| body_of(ast, definition).is_empty())
+}
+
 impl Program {
     /// The place of a lowered function.
     fn find(&self, name: &str, parameters: usize) -> Option<usize> {

@@ -36,13 +36,27 @@ fn exchange() -> Exchange {
     let response = ResponseDraft {
         status: StatusCode::OK,
         headers,
-        body: ResponseBody::Untouched,
+        body: MessageBody::Untouched,
         from: From::Origin,
     };
     exchange.response = Some(Arc::new(response));
     let (kind, message) = ("connect".into(), "no endpoint".into());
     exchange.error = Some(ErrorInfo { kind, status: 502, message });
     exchange
+}
+
+fn umea() -> Place {
+    let text = |text: &str| Some(text.to_owned());
+    let location = Location {
+        country: text("SE"),
+        region: text("AC"),
+        city: text("Umeå"),
+        continent: text("EU"),
+        lat: Some(63.8),
+        lon: None,
+        tz: text("Europe/Stockholm"),
+    };
+    Place { location, asn: Some(64500) }
 }
 
 #[tokio::test]
@@ -60,9 +74,9 @@ async fn every_entry_of_the_reference_has_an_example_that_is_true() {
         let source = format!(
             "fn {signature} {{ let ok = {{ {example} }}; if ok {{ return response(299) }} }}"
         );
-        let host =
-            FakeHost::default().answering(StatusCode::OK, "1").answering(StatusCode::OK, "2");
-        let script = match compile_source(&filter(), source) {
+        let host = FakeHost { place: umea(), ..FakeHost::default() };
+        let host = host.answering(StatusCode::OK, "1").answering(StatusCode::OK, "2");
+        let script = match compile_source(&filter(), &lists(), source) {
             Ok(script) => Arc::new(script),
             Err(problems) => {
                 bad.push(problems[0].to_string());
@@ -125,6 +139,14 @@ impl Host for Stuck {
     }
 
     fn log(&self, _: log::Level, _: &str, _: &[(String, String)]) {}
+
+    fn state(&self) -> &Arc<crate::state::State> {
+        unreachable!("these scripts keep nothing")
+    }
+
+    fn place(&self, _: std::net::IpAddr) -> Result<Place, String> {
+        unreachable!("these scripts ask for no place")
+    }
 
     fn key_sets(&self) -> &KeySets {
         unreachable!("no test of this host has keys")

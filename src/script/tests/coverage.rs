@@ -43,7 +43,8 @@ async fn covered(source: &str) -> (Run, Vec<Covered>) {
     filter.script = folder.path().join("a.rhai");
     std::fs::write(&filter.script, source).unwrap();
     let coverage = Coverage::default();
-    let script = compile_covered(&filter, &coverage).map_err(|p| p[0].to_string()).unwrap();
+    let script =
+        compile_covered(&filter, &lists(), &coverage).map_err(|p| p[0].to_string()).unwrap();
     let host = Arc::new(FakeHost::default());
     let run = run(&Arc::new(script), Hook::Request, Exchange::for_test(), host, limits()).await;
     (run, coverage.files())

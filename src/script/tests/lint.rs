@@ -46,6 +46,25 @@ fn what_is_not_granted_is_found_with_its_place() {
 }
 
 #[test]
+fn what_is_kept_and_not_granted_is_found_with_its_place() {
+    let cases = [
+        ("kv(\"user\").get(\"a\")", "did you mean users?", 6),
+        ("kv(\"users\").delete(kv(\"x\").get(\"a\"))", "under this filter's kv: x", 25),
+        ("kv(\"flags\").put(\"a\", 1)", "grant kv: { flags: read_write }", 15),
+        ("kv(\"flags\").put_if_absent(\"a\", 1).to_string()", "may only read", 15),
+        ("rate_limit(\"fw\", \"a\")", "did you mean few?", 14),
+        ("counter(\"visit\").add(1)", "did you mean visits?", 11),
+        ("lock(\"rooms\")", "did you mean room?", 8),
+        ("dict(\"code\")", "did you mean codes?", 8),
+        ("ipset(\"all\")", "under this filter's ipsets: all", 9),
+    ];
+    for (call, expected, column) in cases {
+        refused(&format!("fn on_request(req) {{\n  {call};\n}}"), expected, (2, column));
+    }
+    refused("const D = dict(\"code\");\nfn on_request(req) { D.len }", "codes?", (1, 16));
+}
+
+#[test]
 fn constants_cannot_be_changed() {
     for change in [
         "L[0] = 1",
@@ -94,7 +113,7 @@ fn imported_files_are_checked_too() {
     let source = "import \"lib\" as lib; fn on_request(req) { lib::f(1); }";
     let check = |lib: &str| {
         std::fs::write(folder.path().join("lib.rhai"), lib).unwrap();
-        compile_source(&filter, source.to_owned())
+        compile_source(&filter, &lists(), source.to_owned())
     };
     let cases = [
         ("fn f(x) {\n  g(x)\n}", "lib.rhai:2:3: there is no function g"),
@@ -224,4 +243,37 @@ async fn try_has_the_value_that_is_written() {
         fn on_request(req) { response(200, `${good()}`) }";
     let run = run_with(source, Exchange::for_test(), Arc::new(FakeHost::default())).await;
     assert_eq!(body(answer(&run)), "true");
+}
+
+#[test]
+fn what_works_in_place_has_no_value_and_a_copy_must_be_kept() {
+    let no_value = "in place and has no value";
+    refused("fn on_request(req) {\n  let p = req.path.trim();\n}", no_value, (2, 20));
+    refused("fn on_request(req) {\n  let p = \"a\"; let q = p.trim();\n}", no_value, (2, 26));
+    refused(
+        "fn on_request(req) {\n  req.path = req.path.replace(\"a\", \"b\");\n}",
+        no_value,
+        (2, 23),
+    );
+    refused(
+        "fn f(p) {\n  if p.trim() == \"\" { }\n}\nfn on_request(req) { f(\"\"); }",
+        no_value,
+        (2, 8),
+    );
+    let lost = "a copy, which is lost";
+    refused("fn on_request(req) {\n  req.path.trimmed();\n  ()\n}", lost, (2, 12));
+    refused(
+        "fn on_request(req) {\n  for p in [\"a\"] { p.replaced(\"a\", \"\"); }\n}",
+        lost,
+        (2, 22),
+    );
+    for fine in [
+        "const R = regex(\"a\"); fn on_request(req) { req.path = R.replace(req.path, \"\"); }",
+        "fn on_request(req) { let p = req.path; p.trim(); req.path.replace(\"a\", \"b\"); }",
+        "fn clean(p) { p.trimmed() } fn on_request(req) { req.path = clean(req.path); }",
+        "fn clean(p) { if p == \"\" { p.trimmed() } else { p } } fn on_request(req) { clean(\"\"); }",
+        "fn on_request(req) { let p = req.path.trimmed().replaced(\"a\", \"b\"); }",
+    ] {
+        script(fine);
+    }
 }

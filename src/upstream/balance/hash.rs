@@ -13,9 +13,14 @@ use pingora_load_balancing::selection::consistent::KetamaHashing;
 use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 
 use super::Member;
+use super::rendezvous;
+use crate::config::upstreams::Address;
 
 /// The largest weight on the ring, where each unit takes 160 points; larger ones are scaled down.
 const MAX_RING_WEIGHT: usize = 64;
+
+/// Points asked along the ring before all members are.
+const STEPS: usize = 16;
 
 pub(super) struct Hash {
     ring: Arc<KetamaHashing>,
@@ -29,44 +34,39 @@ impl Hash {
             true => (weight * MAX_RING_WEIGHT / largest).max(1),
             false => weight.max(1),
         };
-        let backends: BTreeSet<Backend> = members
+        // The configuration has no Unix sockets here: the ring could not hold them.
+        let addresses =
+            members.iter().zip(0..).filter_map(|(member, index)| match member.endpoint.address() {
+                Address::Inet(address) => Some((*address, index)),
+                Address::Unix(_) => None,
+            });
+        let index: HashMap<SocketAddr, usize> = addresses.collect();
+        let backends: BTreeSet<Backend> = index
             .iter()
-            .map(|member| Backend {
-                addr: AnyAddr::Inet(member.endpoint.address()),
-                weight: scale(member.weight as usize),
+            .map(|(address, index)| Backend {
+                addr: AnyAddr::Inet(*address),
+                weight: scale(members[*index].weight as usize),
                 ext: Extensions::new(),
             })
             .collect();
-        let addresses = members.iter().map(|member| member.endpoint.address());
-        Self {
-            ring: Arc::new(KetamaHashing::build(&backends)),
-            index: addresses.zip(0..).collect(),
-        }
+        Self { ring: Arc::new(KetamaHashing::build(&backends)), index }
     }
 
+    /// `hashed` is of the same `key`.
     pub(super) fn choose(
         &self,
         members: &[Member],
-        key: &[u8],
+        (key, hashed): (&[u8], u64),
         may: impl Fn(&Member) -> bool,
     ) -> Option<usize> {
         let mut walk = self.ring.iter(key);
-        let mut next = || walk.next().and_then(|backend| self.position(&backend.addr));
-        let first = next()?;
-        if may(&members[first]) {
-            return Some(first);
-        }
-        // What passes is noted once: the ring has no end, and health may change on the way.
-        let passing: Vec<bool> = members.iter().map(may).collect();
-        if !passing.contains(&true) {
-            return None;
-        }
-        loop {
-            let index = next()?;
-            if passing[index] {
+        for _ in 0..STEPS {
+            let index = self.position(&walk.next()?.addr)?;
+            if may(&members[index]) {
                 return Some(index);
             }
         }
+        rendezvous::choose(members, hashed, may)
     }
 
     fn position(&self, address: &AnyAddr) -> Option<usize> {

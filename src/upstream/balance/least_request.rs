@@ -19,19 +19,14 @@ impl LeastRequest {
         members: &[Member],
         may: impl Fn(&Member) -> bool,
     ) -> Option<usize> {
-        let first = self.weights.draw(members, &may)?;
-        let other = |member: &Member| {
-            !std::sync::Arc::ptr_eq(&member.endpoint, &members[first].endpoint) && may(member)
-        };
-        let Some(second) = self.weights.draw(members, other) else {
-            return Some(first);
-        };
-        Some(if busier(&members[first], &members[second]) { second } else { first })
+        let (first, second) = self.weights.draw_two(members, may)?;
+        let second = second.filter(|second| busier(&members[first], &members[*second]));
+        Some(second.unwrap_or(first))
     }
 }
 
 /// Whether `a` has more in flight for its weight than `b`.
 fn busier(a: &Member, b: &Member) -> bool {
-    let load = |member: &Member| member.endpoint.in_flight() as u64;
+    let load = |member: &Member| u64::from(member.endpoint.in_flight());
     load(a) * u64::from(b.weight) > load(b) * u64::from(a.weight)
 }

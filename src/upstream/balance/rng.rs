@@ -13,14 +13,17 @@ pub(in crate::upstream) fn below(bound: u64) -> u64 {
     (wide >> 64) as u64
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
 fn next() -> u64 {
     STATE.with(|state| {
         let seed = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         state.set(seed);
-        let mut z = seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        mix(seed)
     })
+}
+
+/// Spreads a number's bits over all 64: SplitMix64's last step (Steele, Lea, Flood 2014).
+pub(super) fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }

@@ -3,7 +3,7 @@
 use super::Member;
 use super::rng;
 
-/// Draws over all members until one passes; beyond, the passing ones are added up and drawn from.
+/// Draws over all members until one passes; beyond, those that pass are drawn from in one walk.
 const DRAWS: usize = 8;
 
 /// The weights, added up for drawing.
@@ -24,30 +24,53 @@ impl Weights {
 
     /// One of the members that pass, each as likely as its weight says.
     pub(super) fn draw(&self, members: &[Member], may: impl Fn(&Member) -> bool) -> Option<usize> {
+        self.draw_except(members, usize::MAX, &may)
+    }
+
+    /// One that passes, and another one if there is one.
+    pub(super) fn draw_two(
+        &self,
+        members: &[Member],
+        may: impl Fn(&Member) -> bool,
+    ) -> Option<(usize, Option<usize>)> {
+        let first = self.draw_except(members, usize::MAX, &may)?;
+        Some((first, self.draw_except(members, first, &may)))
+    }
+
+    fn draw_except(
+        &self,
+        members: &[Member],
+        except: usize,
+        may: &impl Fn(&Member) -> bool,
+    ) -> Option<usize> {
         let total = self.sums.last().copied().filter(|total| *total > 0)?;
         for _ in 0..DRAWS {
             let point = rng::below(total);
             let index = self.sums.partition_point(|sum| *sum <= point);
-            if members.get(index).is_some_and(&may) {
+            if index != except && members.get(index).is_some_and(may) {
                 return Some(index);
             }
         }
-        draw_by_scan(members, may)
+        draw_by_walk(members, except, may)
     }
 }
 
-fn draw_by_scan(members: &[Member], may: impl Fn(&Member) -> bool) -> Option<usize> {
-    // Health may change between two passes, so what passes is noted once.
-    let passing: Vec<usize> = (0..members.len()).filter(|i| may(&members[*i])).collect();
-    let total: u64 = passing.iter().map(|i| u64::from(members[*i].weight)).sum();
-    if total == 0 {
-        return passing.first().copied();
+/// Each that passes replaces the one before with the likelihood of its weight among those so far,
+/// so that one walk is enough and nothing has to be noted.
+fn draw_by_walk(
+    members: &[Member],
+    except: usize,
+    may: &impl Fn(&Member) -> bool,
+) -> Option<usize> {
+    let (mut drawn, mut total) = (None, 0);
+    for (index, member) in members.iter().enumerate() {
+        if index != except && may(member) {
+            let weight = u64::from(member.weight).max(1);
+            total += weight;
+            if rng::below(total) < weight {
+                drawn = Some(index);
+            }
+        }
     }
-    let mut point = rng::below(total);
-    passing.into_iter().find(|index| {
-        let weight = u64::from(members[*index].weight);
-        let found = point < weight;
-        point = point.saturating_sub(weight);
-        found
-    })
+    drawn
 }
