@@ -470,7 +470,7 @@ async fn a_panic_is_a_value_and_busy_is_refused() {
     assert_eq!(fiber.await.result.unwrap_err(), "in a future");
     let mut bounds = limits();
     bounds.fibers = 0;
-    let script = script("fn on_request(req) { }");
+    let script = script("fn on_request(req) { return; }");
     let host = Arc::new(FakeHost::default());
     let run = run(&script, Hook::Request, Exchange::for_test(), host, bounds).await;
     assert_eq!(fault(&run).cause, Cause::Busy);

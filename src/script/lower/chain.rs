@@ -78,7 +78,7 @@ fn replace(chain: &mut Expr, next: &mut usize) {
     let goes_on = !is_index || !flags.intersects(ASTFlags::BREAK);
     let mut one = |node: &mut Expr| {
         let mut take = |expr: &mut Expr, position: Position| {
-            *expr = operand(*next, position);
+            *expr = operand_value(*next, position);
             *next += 1;
         };
         match node {
@@ -101,10 +101,10 @@ fn single(part: &Part<'_>) -> Expr {
     let head = operand(0, part.position);
     let mut node = part.node.clone();
     if part.is_index {
-        node = operand(1, node.start_position());
+        node = operand_value(1, node.start_position());
     } else if let Expr::MethodCall(call, _) = &mut node {
         for (index, argument) in call.args.iter_mut().enumerate() {
-            *argument = operand(1 + index, argument.position());
+            *argument = operand_value(1 + index, argument.position());
         }
     }
     let pair = Box::new(BinaryExpr { lhs: head, rhs: node });

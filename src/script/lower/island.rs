@@ -4,8 +4,8 @@
 //! lowered code has already evaluated as variables `$0`, `$1`, and so on. These lie below all
 //! others, since Rhai counts places from the top.
 
+use rhai::{CustomExpr, FnArgsVec, ImmutableString, Namespace, StmtBlock};
 use rhai::{Dynamic, EvalAltResult, EvalContext, Expr, Expression, Position, Scope, Stmt};
-use rhai::{ImmutableString, Namespace, StmtBlock};
 
 use super::vm::{Flow, Step, Vm};
 use crate::script::fiber;
@@ -113,12 +113,31 @@ pub fn operand(index: usize, position: Position) -> Expr {
 }
 
 /// What Rhai counts to evaluate [`operand_value`].
-pub const VALUE_COST: u32 = 3;
+pub const VALUE_COST: u32 = 1;
 
-/// An operand as a value that nobody else has.
+/// The word that an operand's value is taken by.
+pub const OPERAND: &str = "lowered__operand";
+
+/// An operand as a value that nobody else has: a variable would be copied, and a copy forgets
+/// which of its parts are constant.
 pub fn operand_value(index: usize, position: Position) -> Expr {
-    let value = Stmt::Expr(Box::new(operand(index, position)));
-    Expr::Stmt(Box::new(StmtBlock::new([value], position, position)))
+    let taken = CustomExpr {
+        inputs: FnArgsVec::new(),
+        tokens: std::iter::once(OPERAND.into()).collect(),
+        state: operand_name(index).into(),
+        scope_may_be_changed: false,
+        self_terminated: false,
+    };
+    Expr::Custom(Box::new(taken), position)
+}
+
+/// What [`OPERAND`] does.
+pub fn take_operand(scope: &mut Scope<'_>, name: &Dynamic) -> Dynamic {
+    let Ok(name) = name.as_immutable_string_ref() else { return Dynamic::UNIT };
+    if let Some(value) = scope.get_mut(&name) {
+        return std::mem::take(value);
+    }
+    scope.get(&name).map_or(Dynamic::UNIT, |value| value.clone().into_read_only())
 }
 
 /// A statement as an expression. Run as an island, Rhai counts nothing for the block.

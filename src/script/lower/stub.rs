@@ -10,7 +10,7 @@ use rhai::{AST, Dynamic, Engine, EvalAltResult, EvalContext, GlobalRuntimeState,
 use rhai::{Expression, ScriptFuncDef, Shared, Stmt};
 
 use super::branch::Pending;
-use super::island::{Island, statement};
+use super::island::{Island, OPERAND, statement, take_operand};
 use super::vm::{Flow, Raised, Vm};
 use super::{Cost, Program, ended, lower};
 use crate::script::caches::{Kept, Pool};
@@ -88,6 +88,11 @@ fn words(
         fiber::refund(STUB_COST);
         reenter(program, context, inputs)
     })?;
+    let operand = engine.register_custom_syntax_handler(OPERAND, false, |context, _, name| {
+        Ok(take_operand(context.scope_mut(), name))
+    });
+    // Fails only in builds without a parser.
+    debug_assert!(operand.is_ok());
     engine.register_custom_syntax([RAISE], false, |context, _| {
         let pending = context.scope().get_value::<Pending>("$0");
         let raised = pending.and_then(|pending| pending.0.lock().take());

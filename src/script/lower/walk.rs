@@ -297,8 +297,7 @@ impl Walk<'_> {
         arguments: &mut [Dynamic],
     ) -> Step<Dynamic> {
         let Some(link) = self.links.first() else { return Ok(std::mem::take(receiver)) };
-        // A variable tells Rhai what must not change, which a copy does not.
-        let rest = match by_reference || receiver.is_read_only() {
+        let rest = match by_reference {
             true => &link.rest.by_reference,
             false => &link.rest.by_value,
         };

@@ -21,6 +21,9 @@ const PROGRAMS: u64 = 20_000;
 /// Enough for what ends by itself, in a time that 20,000 programs leave.
 const OPERATIONS: u64 = 60_000;
 
+/// Of Rhai's name for the type of a captured value.
+const LOCK: &str = "RwLock<rhai::types";
+
 struct Program {
     engine: Engine,
     ast: AST,
@@ -96,6 +99,10 @@ impl Tally {
             let ours = run(program.clone(), true, lowered);
             if rhai.is_limit || ours.is_limit {
                 // What stops where is the clock's affair.
+                return;
+            }
+            if [&rhai.seen.result, &rhai.seen.logged].iter().any(|text| text.contains(LOCK)) {
+                // A captured variable after `??`: Rhai names its lock where a type is wrong.
                 return;
             }
             let told = format!("LOWERING_SEED={seed}, round {round}\n{script}\n");
