@@ -4,6 +4,8 @@
 //! Requests come at their times whether or not those before are answered, and count from then on,
 //! so a slow endpoint cannot hide by slowing the load down.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark has threads of its own")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use peers::{Authority, Folder, PLAIN, Ran, Site, curl, get, origin, raw_origin, read_head, run};
+use peers::{
+    Authority, Folder, PLAIN, Ran, Site, curl, get, origin, raw_origin, read_head, run, until,
+};
 use support::client::{Client, exchange};
 use support::origin::Origin;
 
@@ -218,6 +220,91 @@ fn ac_027_who_waits_delays_nobody() {
     }
     let scans = origin.take().iter().filter(|seen| seen.target == "/scan").count();
     assert_eq!(scans, SUSPECTS, "and not the one that hung up");
+}
+
+fn with_beacons(collector: SocketAddr, origin: SocketAddr, limits: &str) -> Site {
+    let folder = Folder::new();
+    folder.write(
+        "answer.rhai",
+        "fn on_request(req) { if req.path == \"/no\" { return response(403); } }",
+    );
+    let config = format!(
+        "{PLAIN}
+{limits}
+upstreams:
+  o: {{ endpoints: [{{ address: \"{origin}\" }}] }}
+  collector: {{ endpoints: [{{ address: \"{collector}\" }}] }}
+filters:
+  beacon:
+    script: \"{}\"
+    fetch: {{ allow: [\"http://collector\"], timeout: 1s }}
+    config: {{ to: \"http://collector/in\" }}
+  answer: {{ script: answer.rhai }}
+routes: [{{ name: all, match: {{}}, filters: [beacon, answer], upstream: o }}]
+",
+        shipped("beacon"),
+    );
+    Site::start_in(folder, config)
+}
+
+#[test]
+fn ac_056_beacons_follow_responses_and_delay_none() {
+    let collector = peers::origin("[{ status: 204, delay_ms: 500 }]");
+    let origin = origin("[{ path: /slow, delay_ms: 2000 }, { body: hello }]");
+    let mut site = with_beacons(collector.address, origin.address, "");
+    let mut client = site.connect();
+    let mut visit = |path: &str| {
+        let begun = Instant::now();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send(request.as_bytes()).expect("sends");
+        (client.receive(false).expect("an answer").status, begun.elapsed())
+    };
+    let mut times: Vec<Duration> = (0..20).map(|_| visit("/a").1).collect();
+    times.sort();
+    assert!(times[10] < Duration::from_millis(20), "on one connection: {:?}", times[10]);
+    assert_eq!(visit("/no").0, 403);
+    let mut gone = site.connect();
+    gone.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").expect("sends");
+    until("the origin has it", || origin.take().iter().any(|seen| seen.target == "/slow"));
+    drop(gone);
+    let ok =
+        r#"selvedge_filter_runs_total{filter="beacon",hook="after_response",outcome="continue"}"#;
+    until("all are told", || site.metric(ok) == Some(22.0));
+    // The process gives those in flight the time to end.
+    assert_eq!(site.get("/last").status, 200);
+    site.proxy.signal("TERM");
+    assert_eq!(site.proxy.wait(Duration::from_secs(10)), Ok(0));
+    assert!(!site.proxy.log().contains("were cut"), "{}", site.proxy.log());
+    let told: Vec<serde_json::Value> = collector
+        .take()
+        .iter()
+        .map(|seen| serde_json::from_slice(seen.body.as_ref()).expect("JSON"))
+        .collect();
+    let count = |path: &str| told.iter().filter(|beacon| beacon["path"] == path).count();
+    assert_eq!(["/a", "/no", "/slow", "/last"].map(count), [20, 1, 1, 1], "{told:?}");
+    let no = told.iter().find(|beacon| beacon["path"] == "/no").expect("one");
+    assert_eq!((&no["status"], &no["bytes"]), (&403.into(), &0.into()));
+    let page = told.iter().find(|beacon| beacon["path"] == "/a").expect("one");
+    assert_eq!((&page["status"], &page["bytes"]), (&200.into(), &5.into()));
+}
+
+#[test]
+fn ac_056_a_dead_collector_loses_beacons_and_no_requests() {
+    let silent = raw_origin(|_| std::thread::sleep(Duration::from_secs(5)));
+    let origin = origin("[{ body: hello }]");
+    let site = with_beacons(silent, origin.address, "limits: { after_response: 10 }");
+    let mut client = site.connect();
+    for _ in 0..50 {
+        client.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n").expect("sends");
+        assert_eq!(client.receive(false).expect("an answer").status, 200);
+    }
+    let dropped = r#"selvedge_filter_after_dropped_total{filter="beacon"}"#;
+    assert_eq!(site.metric(dropped), Some(40.0));
+    let failed =
+        r#"selvedge_filter_runs_total{filter="beacon",hook="after_response",outcome="fault"}"#;
+    until("those under way have failed", || site.metric(failed) == Some(10.0));
+    assert_eq!(site.metric("selvedge_filter_after_running"), Some(0.0));
+    site.logged("filter beacon after_response request ");
 }
 
 /// The keys of RFC 8037 (A.1) and RFC 7515 (A.3), as an issuer signs with them and publishes them.

@@ -34,7 +34,8 @@ impl<'c> Grants<'c> {
     }
 
     pub fn json(&self) -> Value {
-        let Filter { name, script, secrets, fetch, body, state, limits, .. } = self.filter;
+        let Filter { name, script, secrets, fetch, body, state, schedule, limits, .. } =
+            self.filter;
         json!({
             "name": &**name,
             "script": script,
@@ -60,6 +61,11 @@ impl<'c> Grants<'c> {
             "rate_limits": state.rate_limits.keys().collect::<Vec<_>>(),
             "counters": state.counters,
             "locks": state.locks,
+            "schedule": schedule.iter().map(|entry| json!({
+                "name": entry.name,
+                "cron": entry.written,
+                "once": entry.once,
+            })).collect::<Vec<_>>(),
             "dicts": state.dicts,
             "ipsets": state.ipsets,
             "limits": {
@@ -87,6 +93,7 @@ impl<'c> Grants<'c> {
             ("secrets", or_none(&secrets)),
             ("keeps", self.keeps()),
             ("reads", self.reads()),
+            ("runs", self.runs()),
             ("bodies", self.bodies()),
             ("limits", format!("cpu {cpu}, wall {wall}, memory {memory}, operations {operations}")),
             ("on fault", on_fault(self.filter).to_owned()),
@@ -140,6 +147,13 @@ impl<'c> Grants<'c> {
         let counters = state.counters.iter().map(|name| format!("counter {name}"));
         let locks = state.locks.iter().map(|name| format!("lock {name}"));
         listed(kv.chain(limits).chain(counters).chain(locks))
+    }
+
+    /// By the clock.
+    fn runs(&self) -> String {
+        let once = |once| if once { ", once over all nodes" } else { "" };
+        let entries = self.filter.schedule.iter();
+        listed(entries.map(|e| format!("{} ({}{})", e.name, e.written, once(e.once))))
     }
 
     /// Lists from files.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::body::{self, BodyAccess, RawBodyAccess};
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, choice, section};
+use super::schedule::{self, RawSchedule, Schedule};
 use super::state::{self, Access, Grants, RawGrants, State};
 use super::upstreams::Upstream;
 use super::values::{Bytes, Free};
@@ -22,6 +23,7 @@ pub struct Filter {
     pub fetch: Fetch,
     pub body: BodyAccess,
     pub state: Grants,
+    pub schedule: Vec<Schedule>,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
     pub tests: Tests,
@@ -193,6 +195,8 @@ section! {
         dicts: Vec<At<String>> = "[]",
         /// Names of `state.ipsets` that the script may ask.
         ipsets: Vec<At<String>> = "[]",
+        /// When `on_schedule` runs.
+        schedule: Vec<RawSchedule> = "[]",
         /// What one run of a hook may use.
         limits: RawFilterLimits = "{}",
         /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
@@ -296,6 +300,7 @@ pub fn resolve(
             declared,
             problems,
         ),
+        schedule: schedule::resolve(raw.schedule, declared, problems),
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
         tests: raw.tests,

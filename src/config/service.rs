@@ -58,6 +58,8 @@ section! {
         /// Bytes of bodies that are held for filters at once, of all requests; above it the answer
         /// is 503.
         held_bodies: At<Bytes> = "256MiB",
+        /// Work of filters after responses that may be under way at once; more is dropped.
+        after_response: At<u32> = "1024",
         /// The largest request head: its bytes on HTTP/1.1, its header list on HTTP/2.
         head: At<Bytes> = "64KiB",
         /// Header lines in a request, at most 256.
@@ -94,6 +96,7 @@ impl Limits {
             &self.connections_per_address,
             &self.requests_per_connection,
             &self.filter_runs,
+            &self.after_response,
             &self.headers,
         ];
         for count in counts.into_iter().filter(|count| count.value == 0) {

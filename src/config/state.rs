@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::filters::Filter;
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, check_name, choice, section};
 use super::values::Bytes;
@@ -204,10 +205,6 @@ pub fn resolve(raw: RawState, problems: &mut Problems) -> State {
         let hint = "add state.store: { path: state.redb }";
         name.problem(problems, "a namespace needs a store", Some(hint.into()));
     }
-    if let (Some(store), true) = (&raw.store, raw.kv.0.is_empty()) {
-        let message = "the store has no effect without a namespace";
-        store.path.problem(problems, message, Some("add one under state.kv".into()));
-    }
     State {
         store: raw.store.map(|store| Store {
             cache: bounded(&store.cache, SMALLEST_CACHE..=LARGEST_CACHE, "1MiB to 64GiB", problems),
@@ -225,6 +222,15 @@ pub fn resolve(raw: RawState, problems: &mut Problems) -> State {
         dicts: raw.dicts.0.into_iter().map(|(name, d)| dict(name.value, d, problems)).collect(),
         ipsets: raw.ipsets.0.into_iter().map(|(name, set)| ip_set(name, set, problems)).collect(),
         geo: geo(raw.geo, problems),
+    }
+}
+
+/// A store that nothing uses is a mistake.
+pub fn check_store(state: &State, filters: &[Filter], problems: &mut Problems) {
+    let once = || filters.iter().flat_map(|filter| &filter.schedule).any(|entry| entry.once);
+    if let (Some(store), true) = (&state.store, state.namespaces.is_empty() && !once()) {
+        let message = "the store has no effect without a namespace";
+        store.path.problem(problems, message, Some("add one under state.kv".into()));
     }
 }
 

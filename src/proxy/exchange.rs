@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
+use super::after::Waiting;
 use super::ctx::Ctx;
 use super::fail::Failure;
 use super::{forward, head};
@@ -32,12 +34,16 @@ pub struct ScriptState {
     pub replaced: bool,
     /// The response's head, kept only where an `on_log` wants it.
     pub response: Option<ResponseDraft>,
+    /// What hooks left for after the response.
+    pub after: Mutex<Vec<Waiting>>,
 }
 
 /// The client's request as scripts see it; as its filters left it, if they had it in hand.
 pub fn of_client(session: &Session, ctx: &Ctx) -> Result<Exchange> {
     match &ctx.scripts.request {
-        Some(draft) => Ok(Exchange { request: draft.clone(), response: None, error: None }),
+        Some(draft) => {
+            Ok(Exchange { request: draft.clone(), response: None, error: None, event: None })
+        }
         None => of_request(session.req_header(), ctx),
     }
 }
@@ -65,10 +71,11 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
         route: routed.route.name.to_string(),
         params: params.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         upstream: routed.upstream.as_ref().map(|u| u.pool.name().to_string()),
+        cache_key: None,
         client: client(ctx)?,
         ctx: ctx.scripts.ctx.clone(),
     };
-    Ok(Exchange { request: Arc::new(request), response: None, error: None })
+    Ok(Exchange { request: Arc::new(request), response: None, error: None, event: None })
 }
 
 fn client(ctx: &Ctx) -> Result<Client> {
@@ -161,6 +168,7 @@ pub fn of_response(head: &ResponseHeader, from: From) -> ResponseDraft {
         headers: head.headers.clone(),
         body: MessageBody::Untouched,
         from,
+        cache: None,
     }
 }
 

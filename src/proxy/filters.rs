@@ -9,6 +9,7 @@ use log::Level;
 use pingora::ErrorType;
 use pingora_proxy::Session;
 
+use super::after::Waiting;
 use super::ctx::Ctx;
 use super::dev;
 use super::fail::Failure;
@@ -16,7 +17,8 @@ use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
-    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, Verified, run,
+    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, RunFigures, Verified,
+    run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::state::{Place, State};
@@ -41,6 +43,9 @@ pub async fn run_watched(
     hook: Hook,
     exchange: Exchange,
 ) -> Next {
+    if ctx.cache.is_refresh() {
+        return run_hook(shared, ctx, filter, hook, exchange).await; // Nobody can go away.
+    }
     // In this order a run that never waits costs nothing more.
     tokio::select! {
         biased;
@@ -77,28 +82,18 @@ pub async fn run_hook(
     let Ok(facts) = ctx.facts() else {
         return Next::Fail(Failure::Internal("a hook before the request was read".into()));
     };
-    let hands = Hands {
-        filter: Arc::clone(filter),
-        snapshot: Arc::clone(&facts.snapshot),
-        client: Arc::clone(&shared.client),
-        state: Arc::clone(&shared.state),
-        key_sets: Arc::clone(&shared.key_sets),
-        trace: facts.trace,
-        request: Arc::clone(&exchange.request),
-    };
-    let mut limits = Limits::from(&filter.config.limits);
-    limits.fibers = facts.snapshot.limits.filter_runs.value as usize;
-    let Run { exchange, outcome, figures, verified } =
+    let hands = Hands::new(shared, &facts.snapshot, filter, facts.trace, &exchange.request);
+    let limits = limits(filter, &facts.snapshot);
+    let Run { exchange, outcome, figures, after, verified } =
         run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
     if let Some(verified) = &verified {
         note_verified(filter, hook, verified);
     }
-    let cost = RunCost {
-        duration: figures.wall,
-        operations: figures.operations,
-        memory_bytes: figures.peak_memory as u64,
-    };
-    filter.metrics.run(hook.name(), label(&outcome), cost);
+    count(filter, hook.name(), &outcome, figures);
+    if let Some(after) = after {
+        let (filter, request) = (Arc::clone(filter), Arc::clone(&exchange.request));
+        ctx.scripts.after.lock().push(Waiting { after, filter, request });
+    }
     let fault = match &outcome {
         Outcome::Fault(fault) => Some(&**fault),
         _ => None,
@@ -147,7 +142,29 @@ fn more_not_shown(suppressed: u64) -> String {
     if suppressed > 0 { format!(" ({suppressed} more not shown)") } else { String::new() }
 }
 
-fn label(outcome: &Outcome) -> &'static str {
+/// A run's cost and end, in metrics.
+pub fn count(filter: &FilterState, what: &'static str, outcome: &Outcome, figures: RunFigures) {
+    let cost = RunCost {
+        duration: figures.wall,
+        operations: figures.operations,
+        memory_bytes: figures.peak_memory as u64,
+    };
+    filter.metrics.run(what, label(outcome), cost);
+    if let Outcome::Fault(fault) = outcome
+        && let Cause::Limit(hit) = fault.cause
+    {
+        filter.metrics.limit_hit(hit.kind.name());
+    }
+}
+
+/// What one run of the filter may use.
+pub fn limits(filter: &FilterState, snapshot: &Snapshot) -> Limits {
+    let mut limits = Limits::from(&filter.config.limits);
+    limits.fibers = snapshot.limits.filter_runs.value as usize;
+    limits
+}
+
+pub fn label(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Continue => "continue",
         Outcome::Answer(_) => "answer",
@@ -161,10 +178,9 @@ fn label(outcome: &Outcome) -> &'static str {
 }
 
 fn after_fault(ctx: &Ctx, filter: &FilterState, fault: Fault, exchange: Exchange) -> Next {
-    if let Cause::Limit(hit) = fault.cause {
-        filter.metrics.limit_hit(hit.kind.name());
+    if let Some(facts) = &ctx.facts {
+        tell_log(&facts.snapshot, filter, fault.hook.name(), &fault, &exchange.request);
     }
-    tell_log(ctx, filter, &fault, &exchange);
     match (filter.config.on_fault, fault.cause) {
         (OnFault::Open, _) => Next::Continue(exchange),
         (OnFault::Closed, Cause::Busy) => Next::Fail(Failure::FiltersBusy),
@@ -173,12 +189,17 @@ fn after_fault(ctx: &Ctx, filter: &FilterState, fault: Fault, exchange: Exchange
 }
 
 /// All that the author needs, none of which the client gets, in one line.
-fn tell_log(ctx: &Ctx, filter: &FilterState, fault: &Fault, exchange: &Exchange) {
-    let admitted = ctx.facts.as_ref().and_then(|f| f.snapshot.failures_logged.admit());
-    let Some(suppressed) = admitted else { return };
-    let (name, hook) = (&filter.config.name, fault.hook.name());
-    let (id, route) = (&exchange.request.id, &exchange.request.route);
-    let mut text = format!("filter {name} {hook} request {id} route {route}: ");
+pub fn tell_log(
+    snapshot: &Snapshot,
+    filter: &FilterState,
+    what: &str,
+    fault: &Fault,
+    request: &RequestDraft,
+) {
+    let Some(suppressed) = snapshot.failures_logged.admit() else { return };
+    let name = &filter.config.name;
+    let (id, route) = (&request.id, &request.route);
+    let mut text = format!("filter {name} {what} request {id} route {route}: ");
     if fault.cause == Cause::Busy {
         // Nothing of the script has run, so it has no place.
         text.push_str(&fault.message);
@@ -194,7 +215,7 @@ fn tell_log(ctx: &Ctx, filter: &FilterState, fault: &Fault, exchange: &Exchange)
 }
 
 /// What a filter reaches during one run.
-struct Hands {
+pub struct Hands {
     filter: Arc<FilterState>,
     snapshot: Arc<Snapshot>,
     client: Arc<Client>,
@@ -202,6 +223,26 @@ struct Hands {
     key_sets: Arc<KeySets>,
     trace: TraceContext,
     request: Arc<RequestDraft>,
+}
+
+impl Hands {
+    pub fn new(
+        shared: &Shared,
+        snapshot: &Arc<Snapshot>,
+        filter: &Arc<FilterState>,
+        trace: TraceContext,
+        request: &Arc<RequestDraft>,
+    ) -> Self {
+        Self {
+            filter: Arc::clone(filter),
+            snapshot: Arc::clone(snapshot),
+            client: Arc::clone(&shared.client),
+            state: Arc::clone(&shared.state),
+            key_sets: Arc::clone(&shared.key_sets),
+            trace,
+            request: Arc::clone(request),
+        }
+    }
 }
 
 impl Host for Hands {

@@ -6,6 +6,8 @@ use http::{HeaderMap, header};
 use pingora::Error;
 use pingora_proxy::Session;
 
+use super::after;
+use super::cache;
 use super::ctx::{Ctx, Facts};
 use super::dev;
 use super::exchange;
@@ -30,6 +32,12 @@ pub async fn record(
     {
         ctx.outcome.failure = Some(fail::cause(error, ctx));
     }
+    cache::record(session, ctx);
+    if ctx.cache.is_refresh() {
+        // No client asked for it, so no line is written; hooks towards the origin have run.
+        after::start(ctx, shared);
+        return;
+    }
     ctx.outcome.status = response::sent(session).map_or(0, |head| head.status.as_u16());
     ctx.outcome.body_out = session.body_bytes_sent() as u64;
     ctx.outcome.body_in = session.body_bytes_read() as u64;
@@ -37,10 +45,12 @@ pub async fn record(
     if let (Some(log), Some(facts)) = (&*shared.access_log.load(), &ctx.facts) {
         log.write(entry(session, ctx, facts));
     }
+    after::start(ctx, shared);
     if let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone())
         && route.has(Hook::Log)
     {
         Box::pin(run_on_log(session, ctx, shared, &route)).await;
+        after::start(ctx, shared);
     }
     dev::tell(session, ctx, shared);
 }
@@ -88,6 +98,7 @@ fn entry(session: &Session, ctx: &Ctx, facts: &Facts) -> Entry {
         upstream: upstream.filter(|_| tried).map(|upstream| upstream.pool.name().clone()),
         endpoint: peer::endpoint(ctx).map(|address| address.to_string().into()),
         filter: ctx.outcome.answered_by.clone(),
+        cache: cache::outcome(session, ctx),
         status: ctx.outcome.status,
         bytes_in: ctx.outcome.body_in,
         bytes_out: ctx.outcome.body_out,

@@ -2,10 +2,14 @@
 
 /// Ids, trace context, the client's true address, sanity of the head.
 mod accept;
+/// What filters left for after the response.
+mod after;
 /// Routes that answer with several upstreams' answers in one.
 mod aggregate;
 /// Request bodies that filters ask for.
 mod body;
+/// The cache: asked before the origin, filled by its responses.
+mod cache;
 /// Responses that filters ask to see whole.
 mod collect;
 /// Whether a message can be read in one way only.
@@ -36,6 +40,8 @@ mod request;
 mod response;
 /// Host, path and conditions to a route; routes that answer by themselves.
 mod route;
+/// What filters do by the clock.
+pub mod schedule;
 /// A session in place of the client's own, with a body that we hold.
 mod stand_in;
 

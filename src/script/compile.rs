@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, ParseErrorType, Position,
-    Scope, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, Module, OptimizationLevel, ParseErrorType,
+    Position, Scope, Stmt,
 };
 
 use super::api::{self, Facts};
@@ -102,6 +102,14 @@ impl Script {
     pub fn files(&self) -> Vec<PathBuf> {
         let imported = self.imports.files().into_iter().map(|imported| imported.file);
         std::iter::once(self.file.clone()).chain(imported).collect()
+    }
+
+    /// The functions that a callback means.
+    pub(super) fn library(&self) -> Arc<Module> {
+        match (&self.lowered, self.lowering) {
+            (Some(lowered), Lowering::On) => lowered.library.clone(),
+            _ => self.ast.shared_lib().clone(),
+        }
     }
 
     pub(super) fn source(&self) -> &str {

@@ -8,12 +8,24 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::cache::policy::Wishes;
+
 /// One request and what became of it. Copies share the drafts; an edit makes one of its own.
 #[derive(Debug, Clone)]
 pub struct Exchange {
     pub request: Arc<RequestDraft>,
     pub response: Option<Arc<ResponseDraft>>,
     pub error: Option<ErrorInfo>,
+    pub event: Option<Event>,
+}
+
+/// What `on_schedule` is given.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Of the schedule's entry.
+    pub name: String,
+    /// When it was due, in seconds since 1970.
+    pub time: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -31,6 +43,8 @@ pub struct RequestDraft {
     pub route: String,
     pub params: Vec<(String, String)>,
     pub upstream: Option<String>,
+    /// In place of what the route counts of query, headers and cookies.
+    pub cache_key: Option<String>,
     pub client: Client,
     pub ctx: Ctx,
 }
@@ -66,13 +80,15 @@ pub struct ResponseDraft {
     pub headers: HeaderMap,
     pub body: MessageBody,
     pub from: From,
+    /// How it is to be stored; there in `on_upstream_response` only.
+    pub cache: Option<Box<Wishes>>,
 }
 
 impl ResponseDraft {
     /// A filter's own response.
     pub fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let body = MessageBody::Replaced(body.into());
-        Self { status, headers: HeaderMap::new(), body, from: From::Filter }
+        Self { status, headers: HeaderMap::new(), body, from: From::Filter, cache: None }
     }
 }
 
@@ -169,6 +185,16 @@ impl Exchange {
 
     /// A GET of `/`, for tests.
     pub fn for_test() -> Self {
+        Self::without_client("test-1", "test")
+    }
+
+    /// What no client asked for; the id and the route are for the log.
+    pub fn of_event(event: Event) -> Self {
+        let id = format!("{}-{}", event.name, event.time);
+        Self { event: Some(event), ..Self::without_client(&id, "schedule") }
+    }
+
+    fn without_client(id: &str, route: &str) -> Self {
         let request = RequestDraft {
             method: Method::GET,
             scheme: "http".into(),
@@ -178,13 +204,14 @@ impl Exchange {
             headers: HeaderMap::new(),
             body: MessageBody::Untouched,
             version: http::Version::HTTP_11,
-            id: "test-1".into(),
-            route: "test".into(),
+            id: id.into(),
+            route: route.into(),
             params: Vec::new(),
             upstream: None,
+            cache_key: None,
             client: Client { ip: IpAddr::from([127, 0, 0, 1]), port: 40000, tls: None },
             ctx: Ctx::default(),
         };
-        Self { request: Arc::new(request), response: None, error: None }
+        Self { request: Arc::new(request), response: None, error: None, event: None }
     }
 }

@@ -33,6 +33,7 @@ impl Lint<'_> {
         self.namespaces(ast, &mut found);
         self.grants(ast, &mut found);
         self.names(ast, &mut found);
+        self.without_response(ast, &mut found);
         self.members(ast, &mut found);
         self.results(ast, &mut found);
         self.in_place(ast, &mut found);
@@ -94,6 +95,25 @@ impl Lint<'_> {
             found.push(self.problem(Position::NONE, message).with_hint(Some(hint)));
         }
         found
+    }
+}
+
+impl Lint<'_> {
+    /// Nothing comes after a response where there is none.
+    fn without_response(&self, ast: &AST, found: &mut Vec<Diagnostic>) {
+        let hook = Hook::Schedule.name();
+        for (_, _, body) in functions(ast).iter().filter(|(name, ..)| name == hook) {
+            body.walk(&mut |path: &[ASTNode]| {
+                let call = path.last().and_then(call_of);
+                let call = call.filter(|(call, _)| call.name == "after_response");
+                found.extend(call.map(|(call, at)| {
+                    let message =
+                        format!("{} has no meaning in {hook}: there is no response", call.name);
+                    self.problem(at, message)
+                }));
+                true
+            });
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of Pingora: hooks work on an [`Exchange`], and reach the world by a [`Host`].
 
+mod after;
 mod api;
 mod caches;
 mod compile;
@@ -23,14 +24,15 @@ mod run;
 mod tests;
 mod verify;
 
+pub use after::{After, AfterQueue, Done};
 pub use api::{definitions, reference};
 pub use compile::{Script, compile};
 pub use coverage::{Coverage, Covered};
 pub use crypto::KeySets;
 pub use diagnostic::Diagnostic;
 pub use exchange::{
-    CertInfo, Client, Ctx, ErrorInfo, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
-    TlsInfo,
+    CertInfo, Client, Ctx, ErrorInfo, Event, Exchange, From, MessageBody, RequestDraft,
+    ResponseDraft, TlsInfo,
 };
 pub use fault::{Cause, Fault};
 pub use fiber::CountingAlloc;

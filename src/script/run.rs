@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use rhai::{Dynamic, EvalAltResult, EvalContext, GlobalRuntimeState, Map, Scope};
 
+use super::after::{self, After};
 use super::api::{self, Objects, Response};
 use super::caches::Kept;
 use super::compile::Script;
 use super::exchange::{Exchange, ResponseDraft};
 use super::fault::{Cause, Fault};
-use super::fiber::{Ended, Fiber, NoStack, Stop};
+use super::fiber::{Ended, Fiber, NoStack, Stop, Turn};
 use super::hooks::Hook;
 use super::host::Host;
 use super::lower::Lowered;
@@ -24,6 +25,8 @@ pub struct Run {
     pub exchange: Exchange,
     pub outcome: Outcome,
     pub figures: RunFigures,
+    /// What is left to be done after the response.
+    pub after: Option<After>,
     /// What lowered code made of it, where it is verified.
     pub verified: Option<Verified>,
 }
@@ -57,12 +60,8 @@ pub async fn run(
     limits: Limits,
 ) -> Run {
     if !script.runs(hook) {
-        return Run {
-            exchange,
-            outcome: Outcome::Continue,
-            figures: RunFigures::default(),
-            verified: None,
-        };
+        let (outcome, figures) = (Outcome::Continue, RunFigures::default());
+        return Run { exchange, outcome, figures, after: None, verified: None };
     }
     let way = match script.lowering {
         Lowering::On => Way::Lowered,
@@ -86,18 +85,21 @@ pub(super) async fn run_one_way(
         let script = script.clone();
         Fiber::new(limits, move || invoke(&script, hook, exchange, (host, way)))
     };
-    let fiber = match fiber {
+    let mut fiber = match fiber {
         Ok(fiber) => fiber,
         Err(error) => return (refused(script, hook, before, &error), true),
     };
-    let Ended { result, stop, figures } = fiber.await;
-    let reached = result.as_ref().map_or(true, |left| left.reached);
+    let (Ended { result, stop, figures }, after) = match fiber.turn().await {
+        Turn::Ended(ended) => (ended, None),
+        Turn::Rests(handed) => After::resting(script, hook, fiber, handed),
+    };
+    let reached = after.is_some() || result.as_ref().map_or(true, |left| left.reached);
     let (outcome, edited) = outcome_of(script, hook, result, stop);
     if edited.is_some() {
         ctx.before = None;
     }
     let exchange = edited.unwrap_or(before);
-    (Run { exchange, outcome, figures, verified: None }, reached)
+    (Run { exchange, outcome, figures, after, verified: None }, reached)
 }
 
 /// Restores ctx unless the run ended well; a dropped run is also undone.
@@ -124,8 +126,8 @@ impl Drop for Rollback {
 
 fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> Run {
     let fault = Box::new(Fault::new(script, hook, Cause::Busy, error.to_string()));
-    let outcome = Outcome::Fault(fault);
-    Run { exchange, outcome, figures: RunFigures::default(), verified: None }
+    let (outcome, figures) = (Outcome::Fault(fault), RunFigures::default());
+    Run { exchange, outcome, figures, after: None, verified: None }
 }
 
 /// On the fiber. All script values die here; only plain types leave.
@@ -134,23 +136,33 @@ fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> 
 /// waits is what thousands of waiting scripts hold.
 fn invoke(script: &Script, hook: Hook, exchange: Exchange, with: With) -> Box<Left> {
     let objects = Objects::new(exchange);
-    let (called, reached) = call(script, hook, &objects, with);
-    conclude(script, hook, objects, (called, reached))
+    let (host, way) = with;
+    let host = (way != Way::Sealed).then_some(host);
+    let tag = api::tag_for_run(&script.facts, host, objects.ctx());
+    if hook == Hook::Schedule {
+        // There is no response, so no work for after it can be left.
+        api::work_after(&tag);
+    }
+    let called = call(script, hook, &objects, (tag.clone(), way));
+    let left = conclude(script, hook, objects, (called, api::has_reached(&tag)));
+    match api::work_after(&tag) {
+        work if work.is_empty() || matches!(left.outcome, Outcome::Fault(_)) => left,
+        work => after::rest(script, hook, tag, work, left),
+    }
 }
 
 type With = (Arc<dyn Host>, Way);
 
 /// What a script leaves on its fiber.
-struct Left {
-    outcome: Outcome,
-    exchange: Exchange,
-    reached: bool,
+pub(super) struct Left {
+    pub outcome: Outcome,
+    pub exchange: Exchange,
+    /// Whether it has seen or done anything outside of its exchange.
+    pub reached: bool,
 }
 
 #[inline(never)]
-fn call(script: &Script, hook: Hook, objects: &Objects, (host, way): With) -> (Called, bool) {
-    let host = (way != Way::Sealed).then_some(host);
-    let tag = api::tag_for_run(&script.facts, host, objects.ctx());
+fn call(script: &Script, hook: Hook, objects: &Objects, (tag, way): (Dynamic, Way)) -> Called {
     let mut global = script.engine.new_global_runtime_state();
     global.tag = tag;
     global.source = script.ast.source().map(Into::into);
@@ -164,7 +176,7 @@ fn call(script: &Script, hook: Hook, objects: &Objects, (host, way): With) -> (C
     };
     kept.stack.clear();
     script.caches.give_back(kept);
-    (called, api::has_reached(&global.tag))
+    called
 }
 
 type Engine<'a> = (&'a mut GlobalRuntimeState, &'a mut Kept);
@@ -244,7 +256,7 @@ fn thrown(script: &Script, hook: Hook, error: &EvalAltResult) -> Outcome {
 }
 
 /// The outcome, and the edited exchange when its edits count.
-fn outcome_of(
+pub(super) fn outcome_of(
     script: &Script,
     hook: Hook,
     result: Result<Box<Left>, String>,

@@ -14,6 +14,7 @@ use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secre
 use crate::config::state::{Access, Algorithm, Grants, Namespace, RateLimit};
 use crate::state::{Geo, Lists, Live, Location, Place};
 
+mod after;
 mod api;
 mod body;
 mod coverage;
@@ -38,6 +39,7 @@ fn filter() -> Filter {
             max_body: 1 << 20,
         },
         state: grants(),
+        schedule: Vec::new(),
         limits: FilterLimits::default(),
         body: BodyAccess { request: BodyMode::Buffer, ..BodyAccess::NONE },
         on_fault: OnFault::Closed,
@@ -439,7 +441,6 @@ fn what_is_wrong_is_found_at_load_with_its_place() {
     problem("let x = 1; loop { x += 1; } fn on_request(req) { }");
     problem("import \"/etc/passwd\" as p; fn on_request(req) { }");
     problem("const R = fetch(\"http://api/\"); fn on_request(req) { }");
-    problem("fn on_upstream_response(res, req) { }");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use pingora::server::{ListenFds, ShutdownWatch};
 use pingora_core::apps::HttpServerOptions;
 use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use super::files::Files;
 use super::reload::Fixed;
@@ -21,7 +22,7 @@ use crate::config::listeners::Listener;
 use crate::config::service::{Limits, Service as ServiceAddress};
 use crate::config::{Config, Input};
 use crate::listen::{BindError, Bound, ConnLimits, ConnState, ListenerSet, Refusal, Witness, bind};
-use crate::proxy::Gateway;
+use crate::proxy::{Gateway, schedule};
 use crate::snapshot::Shared;
 use crate::telemetry::access_log::Entry;
 use crate::upstream::watch;
@@ -79,6 +80,8 @@ pub struct Listeners {
     pub proxy: ListenerSet<HttpProxy<Gateway>>,
     /// Filled once the service runs.
     pub runtime: OnceCell<Handle>,
+    /// The schedules of the snapshot that serves.
+    pub schedules: Mutex<JoinSet<()>>,
     /// One reload at a time. What the last one found behind the configuration's names.
     pub reloading: Mutex<Files>,
 }
@@ -101,6 +104,7 @@ impl Listeners {
             fixed,
             proxy,
             runtime: OnceCell::new(),
+            schedules: Mutex::default(),
             reloading: Mutex::new(files),
         }
     }
@@ -112,6 +116,11 @@ impl Listeners {
         let tasks =
             tasks.map(|upstream| watch::spawn(&upstream.pool, &self.shared.client, runtime));
         *self.shared.watches.lock() = tasks.collect();
+    }
+
+    /// Starts the schedules of the snapshot that serves; those of the one before end.
+    pub fn start_schedules(&self, runtime: &Handle) {
+        *self.schedules.lock() = schedule::start(&self.shared, runtime);
     }
 
     /// Takes in lists whose file changes, for as long as the program serves.
@@ -210,6 +219,7 @@ impl Service {
             sets.push(set);
         }
         listeners.start_watches(runtime);
+        listeners.start_schedules(runtime);
         listeners.watch_lists(runtime);
         listeners.shared.ready.store(true, Relaxed);
         (self.announce)(&announced);

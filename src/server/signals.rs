@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
@@ -10,6 +11,9 @@ use tokio::time::Instant;
 
 use super::service::Listeners;
 use crate::admin::Reload;
+
+/// What filters do after responses has so long to end, once there are no more requests.
+const AFTER_RESPONSES: Duration = Duration::from_secs(2);
 
 /// Waits for the signal that ends the program; the whole drain happens before it is passed on.
 pub struct Signals {
@@ -63,6 +67,7 @@ impl Signals {
     async fn drain(&self) {
         let listeners = &self.listeners;
         listeners.shared.ready.store(false, Relaxed);
+        listeners.schedules.lock().abort_all();
         let snapshot = listeners.shared.snapshot.load_full();
         if let Some(delay) = snapshot.limits.drain_delay {
             log::info!("not ready; the listeners close in {delay:?}");
@@ -74,6 +79,10 @@ impl Signals {
         match listeners.proxy.drained(Instant::now() + snapshot.limits.drain_timeout).await {
             0 => log::info!("drained"),
             cut => log::warn!("drain timeout: {cut} connections cut"),
+        }
+        match listeners.shared.after.close(AFTER_RESPONSES).await {
+            0 => {}
+            cut => log::warn!("{cut} runs after responses were cut"),
         }
     }
 }

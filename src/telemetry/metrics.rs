@@ -116,6 +116,11 @@ impl Metrics {
         self.rejected_requests.with(reason, make, |counter| counter.inc());
     }
 
+    /// Called at each scrape.
+    pub fn after_running(&self, count: usize) {
+        self.families.filter_after_running.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Catches up with what the listeners have counted; called at each scrape.
     pub fn connections(&self, figures: &ConnectionFigures) {
         let families = &self.families;
@@ -132,6 +137,35 @@ impl Metrics {
             let counter = families.requests_rejected_total.with_label_values(&[*reason]);
             catch_up(&counter, *count);
         }
+    }
+
+    /// Catches up with what the cache's store has counted; called at each scrape.
+    pub fn cache(&self, figures: &CacheFigures) {
+        let families = &self.families;
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        for (tier, figures) in &figures.tiers {
+            families.cache_entries.with_label_values(&[*tier]).set(gauge(figures.entries));
+            families.cache_bytes.with_label_values(&[*tier]).set(gauge(figures.bytes));
+            families.cache_limit_bytes.with_label_values(&[*tier]).set(gauge(figures.limit));
+            let evictions = families.cache_evictions_total.with_label_values(&[*tier]);
+            catch_up(&evictions, figures.evictions);
+        }
+        for (tier, count) in &figures.hits {
+            catch_up(&families.cache_hits_total.with_label_values(&[*tier]), *count);
+        }
+        for (reason, count) in &figures.refused {
+            catch_up(&families.cache_refused_total.with_label_values(&[*reason]), *count);
+        }
+        for (outcome, count) in &figures.fills {
+            catch_up(&families.cache_fills_total.with_label_values(&[*outcome]), *count);
+        }
+        families.cache_fill_bytes.set(gauge(figures.fill_bytes));
+        catch_up(&families.cache_purges_total, figures.purges);
+        families.cache_purge_rules.set(gauge(figures.rules));
+        catch_up(&families.cache_disk_errors_total, figures.disk_errors);
+        catch_up(&families.cache_disk_broken_total, figures.disk_broken);
+        families.cache_disk_queued_bytes.set(gauge(figures.disk_queued));
+        families.cache_disk_usable.set(i64::from(figures.disk_usable));
     }
 
     /// The configuration was loaded, or loading it failed. Also call it at the start.
@@ -163,6 +197,10 @@ impl Metrics {
         prune(&families.request_duration_seconds, "route", &routes);
         prune(&families.time_to_first_byte_seconds, "route", &routes);
         prune(&families.proxy_overhead_seconds, "route", &routes);
+        prune(&families.cache_requests_total, "route", &routes);
+        prune(&families.cache_refreshes_total, "route", &routes);
+        prune(&families.cache_lock_wait_seconds, "route", &routes);
+        prune(&families.cache_fill_seconds, "route", &routes);
 
         let upstreams = &live.upstreams;
         self.upstreams.lock().retain(|name, _| upstreams.contains(name.as_str()));
@@ -184,6 +222,9 @@ impl Metrics {
         prune(&families.filter_operations, "filter", filters);
         prune(&families.filter_memory_bytes, "filter", filters);
         prune(&families.filter_limit_hits_total, "filter", filters);
+        prune(&families.filter_after_dropped_total, "filter", filters);
+        prune(&families.schedule_runs_total, "filter", filters);
+        prune(&families.schedule_last_success_timestamp_seconds, "filter", filters);
         prune(&families.fetches_total, "filter", filters);
 
         let namespaces = &live.namespaces;
@@ -211,6 +252,30 @@ pub struct ConnectionFigures {
     pub refused: Vec<(&'static str, u64)>,
     pub rejected: Vec<(&'static str, u64)>,
     pub cut: Vec<(&'static str, u64)>,
+}
+
+/// What the cache holds, and has counted since the start.
+#[derive(Debug, Clone, Default)]
+pub struct CacheFigures {
+    pub tiers: Vec<(&'static str, TierFigures)>,
+    pub hits: Vec<(&'static str, u64)>,
+    pub refused: Vec<(&'static str, u64)>,
+    pub fills: Vec<(&'static str, u64)>,
+    pub fill_bytes: u64,
+    pub purges: u64,
+    pub rules: u64,
+    pub disk_errors: u64,
+    pub disk_broken: u64,
+    pub disk_queued: u64,
+    pub disk_usable: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TierFigures {
+    pub entries: u64,
+    pub bytes: u64,
+    pub limit: u64,
+    pub evictions: u64,
 }
 
 fn catch_up(counter: &IntCounter, total: u64) {

@@ -1,6 +1,8 @@
 //! What scripts can call: one table, from which engine, reference and example tests are made.
 
+mod after;
 mod body;
+mod cache;
 mod client;
 pub(super) mod convert;
 mod cookies;
@@ -30,6 +32,7 @@ mod reference;
 mod request;
 mod response;
 mod safe;
+mod schedule;
 mod secret;
 pub mod show;
 mod state;
@@ -45,7 +48,7 @@ pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
-pub use state::{Facts, has_reached, tag_for_load, tag_for_run, wait};
+pub use state::{Facts, has_reached, tag_for_load, tag_for_run, wait, work_after};
 pub use table::{Direct, Directs, Doc};
 
 use std::collections::BTreeMap;
@@ -74,32 +77,10 @@ fn invalid(message: impl Into<String>) -> Raised {
 /// All areas, in the order of the reference.
 fn table() -> table::Table {
     let mut table = table::Table::default();
-    table
-        .kind::<Request>("Request")
-        .kind::<Response>("Response")
-        .kind::<objects::Headers>("Headers")
-        .kind::<body::Body>("Body")
-        .kind::<octets::Octets>("Bytes")
-        .kind::<query::Query>("Query")
-        .kind::<cookies::Cookies>("Cookies")
-        .kind::<client::ClientHandle>("Client")
-        .kind::<client::Tls>("Tls")
-        .kind::<client::Cert>("Cert")
-        .kind::<geo::Geo>("Geo")
-        .kind::<ctx::CtxHandle>("Ctx")
-        .kind::<pending::Pending>("Pending")
-        .kind::<secret::Handle>("Secret")
-        .kind::<jwt::Jwks>("Jwks")
-        .kind::<text::Regex>("Regex")
-        .kind::<url::Url>("Url")
-        .kind::<kv::Kv>("Kv")
-        .kind::<limits::Counter>("Counter")
-        .kind::<limits::Lock>("Lock")
-        .kind::<lists::Dict>("Dict")
-        .kind::<lists::IpSet>("IpSet")
-        .kind::<super::exchange::ErrorInfo>("Error");
+    name_kinds(&mut table);
     request::area(&mut table);
     response::area(&mut table);
+    cache::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
     octets::area(&mut table);
@@ -112,6 +93,8 @@ fn table() -> table::Table {
     kv::area(&mut table);
     limits::area(&mut table);
     lists::area(&mut table);
+    after::area(&mut table);
+    schedule::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
     encoding::area(&mut table);
@@ -129,6 +112,36 @@ fn table() -> table::Table {
     #[cfg(test)]
     table.hidden("panic_for_test()", || -> () { panic!("as the test wants") });
     table
+}
+
+/// Types that scripts meet, by their names there.
+fn name_kinds(table: &mut table::Table) {
+    table
+        .kind::<Request>("Request")
+        .kind::<Response>("Response")
+        .kind::<objects::Headers>("Headers")
+        .kind::<body::Body>("Body")
+        .kind::<octets::Octets>("Bytes")
+        .kind::<query::Query>("Query")
+        .kind::<cookies::Cookies>("Cookies")
+        .kind::<cache::CacheHandle>("Cache")
+        .kind::<client::ClientHandle>("Client")
+        .kind::<client::Tls>("Tls")
+        .kind::<client::Cert>("Cert")
+        .kind::<geo::Geo>("Geo")
+        .kind::<ctx::CtxHandle>("Ctx")
+        .kind::<pending::Pending>("Pending")
+        .kind::<secret::Handle>("Secret")
+        .kind::<jwt::Jwks>("Jwks")
+        .kind::<text::Regex>("Regex")
+        .kind::<url::Url>("Url")
+        .kind::<kv::Kv>("Kv")
+        .kind::<limits::Counter>("Counter")
+        .kind::<limits::Lock>("Lock")
+        .kind::<lists::Dict>("Dict")
+        .kind::<lists::IpSet>("IpSet")
+        .kind::<super::exchange::Event>("Event")
+        .kind::<super::exchange::ErrorInfo>("Error");
 }
 
 struct Modules {

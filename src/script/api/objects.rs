@@ -9,7 +9,9 @@ use rhai::{Dynamic, Map};
 
 use super::convert::{bytes_of, scalar_text, to_json};
 use super::{Outcome, invalid};
-use crate::script::exchange::{Ctx, ErrorInfo, Exchange, MessageBody, RequestDraft, ResponseDraft};
+use crate::script::exchange::{
+    Ctx, ErrorInfo, Event, Exchange, MessageBody, RequestDraft, ResponseDraft,
+};
 
 /// A value that handles share; copied at the first edit, so that a rollback costs nothing.
 pub struct Draft<T>(Arc<Mutex<Arc<T>>>);
@@ -221,6 +223,7 @@ pub struct Objects {
     request: Request,
     response: Option<Response>,
     error: Option<ErrorInfo>,
+    event: Option<Event>,
 }
 
 impl Objects {
@@ -229,6 +232,7 @@ impl Objects {
             request: Request(Draft::new(exchange.request)),
             response: exchange.response.map(|draft| Response(Draft::new(draft))),
             error: exchange.error,
+            event: exchange.event,
         }
     }
 
@@ -237,6 +241,7 @@ impl Objects {
             request: self.request.0.get(),
             response: self.response.map(|response| response.0.get()),
             error: self.error,
+            event: self.event,
         }
     }
 
@@ -254,6 +259,10 @@ impl Objects {
 
     pub fn response(&self) -> Dynamic {
         self.response.clone().map_or(Dynamic::UNIT, Dynamic::from)
+    }
+
+    pub fn event(&self) -> Dynamic {
+        self.event.clone().map_or(Dynamic::UNIT, Dynamic::from)
     }
 
     pub fn error(&self) -> Dynamic {

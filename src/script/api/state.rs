@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
@@ -13,6 +14,7 @@ use super::{Outcome, fail};
 use crate::config::body::BodyAccess;
 use crate::config::filters::{Fetch, Filter, Secret};
 use crate::config::state::Grants;
+use crate::script::after::Work;
 use crate::script::exchange::Ctx;
 use crate::script::fiber::{self, CannotWait};
 use crate::script::host::Host;
@@ -61,6 +63,9 @@ fn granted<T>(
     found.collect()
 }
 
+/// Calls of `after_response` in one run.
+const MOST_WORK: usize = 32;
+
 #[derive(Clone)]
 pub struct State(Arc<Inner>);
 
@@ -70,6 +75,8 @@ struct Inner {
     run: Option<OfRun>,
     /// Whether the script has seen or done anything outside of its exchange.
     reached: AtomicBool,
+    /// What `after_response` was called with; None once that is over.
+    after: Mutex<Option<Vec<Work>>>,
 }
 
 struct OfRun {
@@ -88,8 +95,9 @@ pub fn tag_for_run(facts: &Arc<Facts>, host: Option<Arc<dyn Host>>, ctx: Ctx) ->
 }
 
 fn tag(facts: &Arc<Facts>, run: Option<OfRun>) -> Dynamic {
+    let after = Mutex::new(run.is_some().then(Vec::new));
     let reached = AtomicBool::new(false);
-    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run, reached })))
+    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run, reached, after })))
 }
 
 /// Whether the script of this tag has reached the world.
@@ -97,10 +105,29 @@ pub fn has_reached(tag: &Dynamic) -> bool {
     tag.read_lock::<State>().is_none_or(|state| state.0.reached.load(Ordering::Relaxed))
 }
 
+/// What the run has left for after the response. From here on it can leave no more.
+pub fn work_after(tag: &Dynamic) -> Vec<Work> {
+    let state = tag.read_lock::<State>();
+    state.and_then(|state| state.0.after.lock().take()).unwrap_or_default()
+}
+
 impl State {
     pub fn of(context: &NativeCallContext) -> Outcome<Self> {
         let state = context.tag().and_then(|tag| tag.read_lock::<Self>().map(|s| s.clone()));
         state.ok_or_else(|| fail("unavailable", "no run is going on"))
+    }
+
+    /// Leaves work for after the response.
+    pub fn leave(&self, work: Work) -> Outcome<()> {
+        let mut after = self.0.after.lock();
+        let after = after.as_mut().ok_or_else(|| {
+            fail("unavailable", "after_response can be called in a hook, before the response")
+        })?;
+        if after.len() == MOST_WORK {
+            return Err(fail("limit", format!("at most {MOST_WORK} calls of after_response")));
+        }
+        after.push(work);
+        Ok(())
     }
 
     pub fn facts(&self) -> &Facts {

@@ -56,7 +56,7 @@ pub enum Stop {
 pub struct Gauge {
     pub yielder: Cell<*const Yielder<Resume, Suspend>>,
     limits: Limits,
-    started: Instant,
+    started: Cell<Instant>,
     operations: Cell<u64>,
     cpu: Cell<Duration>,
     slice_start: Cell<Instant>,
@@ -75,7 +75,7 @@ impl Gauge {
         Self {
             yielder: Cell::new(std::ptr::null()),
             limits,
-            started: now,
+            started: Cell::new(now),
             operations: Cell::new(0),
             cpu: Cell::new(Duration::ZERO),
             slice_start: Cell::new(now),
@@ -122,9 +122,18 @@ impl Gauge {
         RunFigures {
             operations: self.operations.get(),
             cpu: self.cpu.get(),
-            wall: self.left.get() - self.started,
+            wall: self.left.get() - self.started.get(),
             peak_memory: usize::try_from(self.peak.get()).unwrap_or(0),
         }
+    }
+
+    /// Counts from here on, as for another run. Memory is what it is.
+    pub fn renew(&self) {
+        self.started.set(Instant::now());
+        self.operations.set(0);
+        self.cpu.set(Duration::ZERO);
+        self.peak.set(self.memory.get());
+        self.stop.set(None);
     }
 
     pub fn stopped(&self) -> Option<Stop> {
@@ -146,7 +155,7 @@ impl Gauge {
 
     /// How long until the wall limit.
     pub fn wall_left(&self) -> Duration {
-        self.limits.wall.saturating_sub(self.started.elapsed())
+        self.limits.wall.saturating_sub(self.started.get().elapsed())
     }
 
     pub fn wall_hit(&self) -> LimitHit {
@@ -154,7 +163,7 @@ impl Gauge {
             |time: Duration| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         LimitHit {
             kind: LimitKind::Wall,
-            used: ms(self.started.elapsed()),
+            used: ms(self.started.get().elapsed()),
             allowed: ms(self.limits.wall),
         }
     }
@@ -210,7 +219,7 @@ impl Gauge {
         if cpu > self.limits.cpu {
             return hit(LimitKind::Cpu, micros(cpu), micros(self.limits.cpu));
         }
-        (now - self.started >= self.limits.wall).then(|| self.wall_hit())
+        (now - self.started.get() >= self.limits.wall).then(|| self.wall_hit())
     }
 }
 

@@ -35,6 +35,8 @@ enum Suspend {
     Slice,
     /// It waits for a future.
     Wait(Wait),
+    /// It hands this out, and waits for a future for as long as that takes.
+    Rest(Box<dyn Any + Send>, Wait),
 }
 
 /// What a fiber is told when it goes on.
@@ -53,12 +55,23 @@ pub struct Ended<R> {
     pub figures: RunFigures,
 }
 
+/// How far a fiber came.
+pub enum Turn<R> {
+    Ended(Ended<R>),
+    /// It hands this out and waits to be needed again.
+    Rests(Box<dyn Any + Send>),
+}
+
 type Coro<R> = Coroutine<Resume, Suspend, Result<R, String>, stack::FiberStack>;
 
 /// A closure on its own stack. Dropped before its end, it stops the closure first.
 pub struct Fiber<R: Send + 'static> {
     coroutine: Option<Coro<R>>,
     waiting: Option<Wait>,
+    /// What it waits for has no time limit.
+    resting: bool,
+    /// What it hands out, until it is taken.
+    handed: Option<Box<dyn Any + Send>>,
     slice: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
     /// From the end of its first slice to its next wait.
@@ -86,7 +99,32 @@ impl<R: Send + 'static> Fiber<R> {
             catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
         };
         let coroutine = Some(Coroutine::with_stack(stack, body));
-        Ok(Self { coroutine, waiting: None, slice: None, deadline: None, computing: None, gauge })
+        Ok(Self {
+            coroutine,
+            waiting: None,
+            resting: false,
+            handed: None,
+            slice: None,
+            deadline: None,
+            computing: None,
+            gauge,
+        })
+    }
+
+    /// Runs it to its end, or to where it rests.
+    pub async fn turn(&mut self) -> Turn<R> {
+        std::future::poll_fn(|cx| match Pin::new(&mut *self).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Turn::Ended(ended)),
+            Poll::Pending => {
+                self.handed.take().map_or(Poll::Pending, |h| Poll::Ready(Turn::Rests(h)))
+            }
+        })
+        .await
+    }
+
+    /// What it used so far; since it rested, what it used since then.
+    pub fn figures(&self) -> RunFigures {
+        self.gauge.figures()
     }
 
     fn resume(&mut self, resume: Resume) -> Option<CoroutineResult<Suspend, Result<R, String>>> {
@@ -117,7 +155,13 @@ impl<R: Send + 'static> Fiber<R> {
         if let Poll::Ready(value) = waiting.as_mut().poll(cx) {
             self.waiting = None;
             self.deadline = None;
+            if std::mem::take(&mut self.resting) {
+                self.gauge.renew();
+            }
             return Poll::Ready(Resume::Value(value));
+        }
+        if self.resting {
+            return Poll::Pending;
         }
         let left = self.gauge.wall_left();
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
@@ -153,6 +197,10 @@ impl<R: Send + 'static> Future for Fiber<R> {
                 Some(CoroutineResult::Yield(Suspend::Wait(wait))) => {
                     fiber.waiting = Some(wait);
                     fiber.computing = None;
+                }
+                Some(CoroutineResult::Yield(Suspend::Rest(handed, wait))) => {
+                    (fiber.waiting, fiber.handed) = (Some(wait), Some(handed));
+                    (fiber.resting, fiber.computing) = (true, None);
                 }
             }
         }
@@ -225,16 +273,37 @@ pub fn wait<T: Send + 'static>(
     if !gauge.check(std::ptr::addr_of!(marker) as usize) {
         return Err(CannotWait::Stopped);
     }
-    let boxed = Box::pin(async move { Box::new(unpanicked(future).await) as Box<dyn Any + Send> });
     gauge.trim_stack();
-    match suspend(gauge, Suspend::Wait(boxed)) {
-        Resume::Value(value) => match value.downcast::<std::thread::Result<T>>().map(|v| *v) {
-            Ok(Ok(value)) => Ok(value),
-            // Goes on here, where the fiber's end catches it like any native's.
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            Err(_) => Err(CannotWait::Stopped),
-        },
-        Resume::Go | Resume::Stop => Err(CannotWait::Stopped),
+    value_of(suspend(gauge, Suspend::Wait(boxed(future)))).ok_or(CannotWait::Stopped)
+}
+
+/// Hands something out to who drives this fiber, and suspends it until the future is done, however
+/// long that takes. From then on its limits are new ones. None if the fiber has to end. Hold no lock.
+#[inline(never)]
+pub fn rest<T: Send + 'static>(
+    handed: impl Any + Send,
+    future: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let gauge = registers::gauge();
+    if gauge.is_null() {
+        return None;
+    }
+    // SAFETY: set only while this fiber runs on this thread; the fiber owns the box.
+    let gauge = unsafe { &*gauge };
+    gauge.trim_stack();
+    value_of(suspend(gauge, Suspend::Rest(Box::new(handed), boxed(future))))
+}
+
+fn boxed<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Wait {
+    Box::pin(async move { Box::new(unpanicked(future).await) as Box<dyn Any + Send> })
+}
+
+fn value_of<T: 'static>(resume: Resume) -> Option<T> {
+    let Resume::Value(value) = resume else { return None };
+    match *value.downcast::<std::thread::Result<T>>().ok()? {
+        Ok(value) => Some(value),
+        // Goes on here, where the fiber's end catches it like any native's.
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use rhai::{Dynamic, Engine, Map};
 
 use super::answers::{Answer, Answers};
-use super::given::{body_of, exchange_of, filter_of, place_of, upstreams_of};
-use super::life::{Life, Seen};
+use super::given::{aborted, body_of, exchange_of, filter_of, known, place_of, upstreams_of};
+use super::life::{self, Life, Seen};
 use super::outcome::outcome;
 use super::stage::{Calls, Stage};
 use super::state::lists_of;
@@ -19,6 +19,7 @@ use crate::script::api::{seconds, wait};
 use crate::script::compile::{Script, compile_covered};
 use crate::script::coverage::Coverage;
 use crate::script::fault::Fault;
+use crate::state::Place;
 
 /// What the tests of one file share.
 pub struct Bench {
@@ -49,6 +50,17 @@ pub fn register(engine: &mut Engine, bench: &Arc<Bench>) {
         })
         .register_fn("expect_fault", move |script: &str, given: Map, settings: Map| {
             d.expect_fault(script, &given, &settings)
+        });
+    let (a, b, c) = (with(), with(), with());
+    engine
+        .register_fn("schedule", move |script: &str, name: &str| {
+            a.schedule(script, name, &Map::new(), &Map::new())
+        })
+        .register_fn("schedule", move |script: &str, name: &str, given: Map| {
+            b.schedule(script, name, &given, &Map::new())
+        })
+        .register_fn("schedule", move |script: &str, name: &str, given: Map, settings: Map| {
+            c.schedule(script, name, &given, &settings)
         });
     let (a, b) = (with(), with());
     engine
@@ -104,6 +116,23 @@ impl Bench {
         }
     }
 
+    /// One run of `on_schedule`, due now. A fault is a failure of the test.
+    fn schedule(&self, script: &str, name: &str, given: &Map, settings: &Map) -> Told<Map> {
+        known(given, "a run of a schedule", &["fetches", "upstreams"])?;
+        let filter = filter_of(&self.folder.join(script), settings)?;
+        let answers = Answers::of(given.get("fetches").unwrap_or(&Dynamic::UNIT))?;
+        let compiled = self.compiled(script, settings, &filter)?;
+        let stage = self.stage();
+        stage.begin(answers, upstreams_of(given)?, Place::default());
+        let seen =
+            wait(life::scheduled(compiled, Arc::clone(&stage), filter.limits, name.to_owned()))?;
+        let calls = answered(&stage)?;
+        match &seen.fault {
+            Some(fault) => Err(told(self.shown(fault))),
+            None => Ok(outcome(&seen, &calls)),
+        }
+    }
+
     fn live(&self, script: &str, given: &Map, settings: &Map) -> Told<(Seen, Calls)> {
         let filter = filter_of(&self.folder.join(script), settings)?;
         let mut start = exchange_of(given)?;
@@ -113,13 +142,9 @@ impl Bench {
         let compiled = self.compiled(script, settings, &filter)?;
         let stage = self.stage();
         stage.begin(answers, upstreams_of(given)?, place_of(given)?);
-        let life = Life::new(compiled, Arc::clone(&stage), &filter, &start);
+        let life = Life::new(compiled, Arc::clone(&stage), &filter, &start, aborted(given)?);
         let seen = wait(life.live(start, body, origin))?;
-        let calls = stage.take_calls();
-        match calls.unanswered.first() {
-            Some(fetch) => Err(told(format!("the test has no answer for the fetch {fetch}"))),
-            None => Ok((seen, calls)),
-        }
+        Ok((seen, answered(&stage)?))
     }
 
     fn compiled(
@@ -154,5 +179,14 @@ impl Bench {
             true => format!("the filter faulted: {fault}"),
             false => format!("the filter faulted: {fault}\n{} | {}", fault.line, fault.source_line),
         }
+    }
+}
+
+/// What the filter called, if the test had an answer for each fetch.
+fn answered(stage: &Stage) -> Told<Calls> {
+    let calls = stage.take_calls();
+    match calls.unanswered.first() {
+        Some(fetch) => Err(told(format!("the test has no answer for the fetch {fetch}"))),
+        None => Ok(calls),
     }
 }

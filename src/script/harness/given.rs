@@ -18,7 +18,7 @@ use crate::script::api::{seconds, set_body};
 use crate::script::exchange::{CertInfo, Exchange, MessageBody, RequestDraft, TlsInfo};
 use crate::state::{Location, Place};
 
-const REQUEST: [&str; 20] = [
+const REQUEST: &[&str] = &[
     "method",
     "url",
     "scheme",
@@ -39,8 +39,9 @@ const REQUEST: [&str; 20] = [
     "upstreams",
     "response",
     "fetches",
+    "aborted",
 ];
-const SETTINGS: [&str; 12] = [
+const SETTINGS: &[&str] = &[
     "config",
     "secrets",
     "fetch",
@@ -56,7 +57,7 @@ const SETTINGS: [&str; 12] = [
 ];
 
 pub fn exchange_of(given: &Map) -> Told<Exchange> {
-    known(given, "a request", &REQUEST)?;
+    known(given, "a request", REQUEST)?;
     let mut exchange = Exchange::for_test();
     let request = Arc::make_mut(&mut exchange.request);
     target(request, given)?;
@@ -103,6 +104,12 @@ pub fn upstreams_of(given: &Map) -> Told<Option<BTreeMap<String, bool>>> {
         Ok((name.to_string(), healthy))
     };
     map_in(given, "upstreams")?.into_iter().map(one).collect::<Told<_>>().map(Some)
+}
+
+/// Whether the client leaves before it has the response.
+pub fn aborted(given: &Map) -> Told<bool> {
+    let Some(value) = given.get("aborted") else { return Ok(false) };
+    value.as_bool().map_err(|_| not("aborted", &value.to_string(), "true or false"))
 }
 
 /// Where the client is.
@@ -230,6 +237,7 @@ pub fn plain_filter(script: &Path) -> Filter {
         },
         body: BodyAccess::NONE,
         state: Default::default(),
+        schedule: Vec::new(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
         tests: Default::default(),
@@ -240,7 +248,7 @@ pub fn plain_filter(script: &Path) -> Filter {
 
 /// The filter's configuration, in the words of the configuration file.
 pub fn filter_of(script: &Path, settings: &Map) -> Told<Filter> {
-    known(settings, "a filter's settings", &SETTINGS)?;
+    known(settings, "a filter's settings", SETTINGS)?;
     let mut filter = plain_filter(script);
     if let Some(config) = settings.get("config") {
         filter.config = to_json(config)?;

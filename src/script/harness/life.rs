@@ -1,20 +1,24 @@
 //! One request's life through one filter, hook by hook, as `src/proxy/` leads it.
 
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
+use tokio::time::Instant;
 
 use super::answers::Answer;
 use super::stage::Stage;
 use crate::config::body::{BodyAccess, BodyMode};
-use crate::config::filters::{Filter, OnFault};
+use crate::config::filters::{Filter, FilterLimits, OnFault};
+use crate::script::after::{After, Done};
 use crate::script::compile::Script;
 use crate::script::exchange::{
-    ErrorInfo, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
+    ErrorInfo, Event, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
 };
 use crate::script::fault::{Cause, Fault};
 use crate::script::hooks::Hook;
+use crate::script::host::{FetchResponse, Host};
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
 use crate::script::verify::Verified;
@@ -28,6 +32,11 @@ pub struct Life {
     bodies: BodyAccess,
     /// Whether `on_request` let the request pass: only then do the later hooks see it.
     entered: bool,
+    /// What the hooks left for after the response.
+    after: Vec<After>,
+    began: Instant,
+    /// Whether the client leaves before it has the response.
+    aborted: bool,
     seen: Seen,
 }
 
@@ -38,9 +47,22 @@ pub struct Seen {
     pub attempts: usize,
     /// As the client sees it, with the body that streamed past the filter.
     pub response: ResponseDraft,
-    pub hooks: Vec<(Hook, &'static str, RunFigures)>,
+    /// By name, `after_response` too.
+    pub hooks: Vec<(&'static str, &'static str, RunFigures)>,
     /// The first one.
     pub fault: Option<Fault>,
+}
+
+impl Seen {
+    fn of(start: &Exchange) -> Self {
+        Self {
+            request: Arc::clone(&start.request),
+            attempts: 0,
+            response: ResponseDraft::new(StatusCode::OK, ""),
+            hooks: Vec::new(),
+            fault: None,
+        }
+    }
 }
 
 /// How the request goes on after a hook.
@@ -55,17 +77,28 @@ enum Next {
 type Answered = (Exchange, ResponseDraft, Bytes);
 
 impl Life {
-    pub fn new(script: Arc<Script>, stage: Arc<Stage>, filter: &Filter, start: &Exchange) -> Self {
-        let seen = Seen {
-            request: Arc::clone(&start.request),
-            attempts: 0,
-            response: ResponseDraft::new(StatusCode::OK, ""),
-            hooks: Vec::new(),
-            fault: None,
-        };
+    pub fn new(
+        script: Arc<Script>,
+        stage: Arc<Stage>,
+        filter: &Filter,
+        start: &Exchange,
+        aborted: bool,
+    ) -> Self {
+        let seen = Seen::of(start);
         let limits = Limits::from(&filter.limits);
-        let (on_fault, bodies) = (filter.on_fault, filter.body);
-        Self { script, stage, limits, on_fault, bodies, entered: false, seen }
+        let (on_fault, bodies, began) = (filter.on_fault, filter.body, Instant::now());
+        Self {
+            script,
+            stage,
+            limits,
+            on_fault,
+            bodies,
+            entered: false,
+            after: Vec::new(),
+            began,
+            aborted,
+            seen,
+        }
     }
 
     /// The whole of it; `body` is the request's.
@@ -99,6 +132,7 @@ impl Life {
             }
         };
         exchange.response = Some(Arc::new(response.clone()));
+        let took = self.began.elapsed();
         self.hook(Hook::Log, exchange).await;
         if response.body == MessageBody::Untouched {
             response.body = MessageBody::Replaced(streamed);
@@ -106,6 +140,7 @@ impl Life {
         if self.seen.request.body == MessageBody::Untouched {
             Arc::make_mut(&mut self.seen.request).body = MessageBody::Held(body);
         }
+        self.after_response(&response, took).await;
         self.seen.response = response;
         self.seen
     }
@@ -125,26 +160,44 @@ impl Life {
             tokio::time::sleep(answer.delay).await;
             match answer.result {
                 Ok(response) => {
-                    let holds = self.bodies.response == BodyMode::Buffer;
-                    let body = match holds {
-                        true => MessageBody::Held(response.body.clone()),
-                        false => MessageBody::Untouched,
-                    };
-                    let draft = ResponseDraft {
-                        status: response.status,
-                        headers: response.headers,
-                        body,
-                        from: From::Origin,
-                    };
-                    return match holds && response.body.len() > self.bodies.limit {
-                        true => self.unseen(exchange, draft).await,
-                        false => self.respond(exchange, draft, response.body).await,
-                    };
+                    return self.answered(exchange, response).await;
                 }
                 Err(info) => failure = info,
             }
         }
         self.failed(exchange, failure).await
+    }
+
+    /// Shows the origin's response to `on_upstream_response`, then to `on_response`.
+    async fn answered(&mut self, mut exchange: Exchange, response: FetchResponse) -> Answered {
+        let mut draft = ResponseDraft {
+            status: response.status,
+            headers: response.headers,
+            body: MessageBody::Untouched,
+            from: From::Origin,
+            cache: Some(Box::default()),
+        };
+        exchange.response = Some(Arc::new(draft.clone()));
+        let mut exchange = match self.hook(Hook::UpstreamResponse, exchange).await {
+            Next::Continue(exchange) => exchange,
+            // The origin's body is on its way and cannot be another one.
+            Next::Answer(exchange, _) | Next::Broken(exchange) => {
+                return self.failed(exchange, filter_failed()).await;
+            }
+        };
+        draft = exchange.response.take().map_or(draft, Arc::unwrap_or_clone);
+        let wishes = draft.cache.take();
+        let holds = self.bodies.response == BodyMode::Buffer;
+        if holds {
+            draft.body = MessageBody::Held(response.body.clone());
+        }
+        let (exchange, mut shown, streamed) = match holds && response.body.len() > self.bodies.limit
+        {
+            true => self.unseen(exchange, draft).await,
+            false => self.respond(exchange, draft, response.body).await,
+        };
+        shown.cache = wishes;
+        (exchange, shown, streamed)
     }
 
     /// A response that is too large to be shown, which the filter's policy judges.
@@ -203,24 +256,38 @@ impl Life {
         }
     }
 
+    async fn after_response(&mut self, response: &ResponseDraft, took: Duration) {
+        let bytes = match &response.body {
+            MessageBody::Replaced(body) | MessageBody::Held(body) => body.len() as u64,
+            MessageBody::Untouched => 0,
+        };
+        let (status, aborted) = (response.status.as_u16(), self.aborted);
+        let done = Done { status, bytes, took, aborted };
+        for after in std::mem::take(&mut self.after) {
+            if after.is_wanted(&done) {
+                let (outcome, figures) = after.run(done).await;
+                self.seen.hooks.push(("after_response", label(&outcome), figures));
+                if let Outcome::Fault(fault) = outcome {
+                    self.seen.fault.get_or_insert(*fault);
+                }
+            }
+        }
+    }
+
     async fn hook(&mut self, hook: Hook, exchange: Exchange) -> Next {
         if !self.script.has(hook) {
             return Next::Continue(exchange);
         }
         let stage = Arc::clone(&self.stage);
-        let Run { exchange, outcome, figures, verified } =
+        let Run { exchange, outcome, figures, after, verified } =
             run(&self.script, hook, exchange, stage, self.limits).await;
-        let label = match &outcome {
-            Outcome::Continue => "continue",
-            Outcome::Answer(_) => "answer",
-            Outcome::Fault(_) => "fault",
-        };
         if let Some(Verified::Different { rhai, lowered }) = verified {
             let message = format!("lowered code left {lowered}, and Rhai {rhai}");
             let fault = Fault::new(&self.script, hook, Cause::Error, message);
             self.seen.fault.get_or_insert(fault);
         }
-        self.seen.hooks.push((hook, label, figures));
+        self.after.extend(after);
+        self.seen.hooks.push((hook.name(), label(&outcome), figures));
         match outcome {
             Outcome::Continue => Next::Continue(exchange),
             Outcome::Answer(answer) => Next::Answer(exchange, answer),
@@ -239,6 +306,34 @@ impl Life {
 fn too_large() -> ErrorInfo {
     let message = "the request's body is too large".to_owned();
     ErrorInfo { kind: "body_too_large".to_owned(), status: 413, message }
+}
+
+/// One run of `on_schedule`, which has no request.
+pub async fn scheduled(
+    script: Arc<Script>,
+    stage: Arc<Stage>,
+    limits: FilterLimits,
+    name: String,
+) -> Seen {
+    let now = stage.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let exchange = Exchange::of_event(Event { name, time: now.as_secs() });
+    let mut seen = Seen::of(&exchange);
+    let hook = Hook::Schedule;
+    let Run { outcome, figures, .. } =
+        run(&script, hook, exchange, stage, Limits::from(&limits)).await;
+    seen.hooks.push((hook.name(), label(&outcome), figures));
+    if let Outcome::Fault(fault) = outcome {
+        seen.fault = Some(*fault);
+    }
+    seen
+}
+
+fn label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Continue => "continue",
+        Outcome::Answer(_) => "answer",
+        Outcome::Fault(_) => "fault",
+    }
 }
 
 /// As a fault is told to `on_error`.

@@ -9,7 +9,7 @@ use super::{Lint, call_of, nearest};
 use crate::script::diagnostic::Diagnostic;
 
 /// Areas that filters of other proxies have, and that a reader may look for here.
-const NOT_IN_THIS_VERSION: [&str; 11] = [
+const NOT_IN_THIS_VERSION: [&str; 10] = [
     "cache",
     "jwt",
     "jwks",
@@ -18,7 +18,6 @@ const NOT_IN_THIS_VERSION: [&str; 11] = [
     "html_rewriter",
     "rewrite_html",
     "replace_text",
-    "after_response",
     "map_json",
     "map_lines",
 ];

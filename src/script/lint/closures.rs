@@ -122,6 +122,10 @@ fn called<'a>(node: &'a ASTNode<'a>) -> Option<(&'a FnCallExpr, bool)> {
 fn given_to(around: &[ASTNode], argument: &Expr, captured: &[&str]) -> Use {
     let Some((call, method)) = around.last().and_then(called) else { return Use::Kept };
     let index = call.args.iter().position(|arg| std::ptr::eq(arg, argument));
+    // The host keeps it apart from all values, and calls it when no other code runs.
+    if call.namespace.is_empty() && call.name == "after_response" && !method && index == Some(0) {
+        return Use::AtOnce;
+    }
     let first = if method { 0 } else { 1 };
     let native = call.namespace.is_empty() && CALLED_AT_ONCE.contains(&call.name.as_str());
     if !native || index != Some(first) {

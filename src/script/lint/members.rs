@@ -14,13 +14,14 @@ use crate::script::hooks::Hook;
 const OF_ALL: &str = "tag";
 /// What properties lead to, by the names of the reference. What can be indexed by a string
 /// (headers, query, cookies, ctx, params) takes any name as a property.
-const LEADS_TO: [(&str, &str, &str); 6] = [
+const LEADS_TO: &[(&str, &str, &str)] = &[
     ("req", "client", "client"),
     ("req", "body", "body"),
     ("client", "tls", "tls"),
     ("client", "geo", "geo"),
     ("tls", "cert", "cert"),
     ("res", "body", "body"),
+    ("res", "cache", "cache"),
 ];
 
 impl Lint<'_> {

@@ -38,9 +38,11 @@ fn exchange() -> Exchange {
         headers,
         body: MessageBody::Untouched,
         from: From::Origin,
+        cache: Some(Box::default()),
     };
     exchange.response = Some(Arc::new(response));
     let (kind, message) = ("connect".into(), "no endpoint".into());
+    exchange.event = Some(Event { name: "refresh".into(), time: 1_767_225_600 });
     exchange.error = Some(ErrorInfo { kind, status: 502, message });
     exchange
 }
@@ -69,6 +71,8 @@ async fn every_entry_of_the_reference_has_an_example_that_is_true() {
         };
         let (hook, signature) = match doc.area {
             "Error" => (Hook::Error, "on_error(err, req)"),
+            "Cache" => (Hook::UpstreamResponse, "on_upstream_response(res, req)"),
+            "Schedule" => (Hook::Schedule, "on_schedule(ev)"),
             _ => (Hook::Response, "on_response(res, req)"),
         };
         let source = format!(
