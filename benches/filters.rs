@@ -30,8 +30,8 @@ struct Case {
 const CASES: [Case; 3] = [
     Case { name: "empty", script: "fn on_request(req) {}", hooks: &[Hook::Request], most: 400 },
     Case {
-        name: "returns",
-        script: "fn on_request(req) { return; }",
+        name: "reads",
+        script: "fn on_request(req) { let path = req.path; }",
         hooks: &[Hook::Request],
         most: 4_000,
     },
