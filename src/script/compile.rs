@@ -236,15 +236,8 @@ impl Load {
         let idle = hooks.iter().filter(is_idle).copied().collect();
         let ast = ast.clone_functions_only();
         let caches = Arc::new(Pool::default());
-        let lowered = match self.lowering {
-            Lowering::Off => None,
-            Lowering::On | Lowering::Verify => {
-                let imports = imported_names(&first);
-                let facts = lower::Facts { constants: &frozen, imports: &imports };
-                let lowered = Lowered::of(&mut engine, &ast, facts, caches.clone());
-                Some(lowered.map_err(|error| vec![self.problem(Position::NONE, error)])?)
-            }
-        };
+        let of = lower::Facts { constants: &frozen, imports: &imported_names(&first) };
+        let lowered = self.lower(&mut engine, &ast, of, caches.clone())?;
         let Self { file, facts, imports, source, lowering, .. } = self;
         Ok(Script {
             engine,
@@ -259,6 +252,21 @@ impl Load {
             lowering,
             lowered,
         })
+    }
+
+    fn lower(
+        &self,
+        engine: &mut Engine,
+        ast: &AST,
+        of: lower::Facts<'_>,
+        caches: Arc<Pool>,
+    ) -> Result<Option<Lowered>, Vec<Diagnostic>> {
+        if self.lowering == Lowering::Off {
+            return Ok(None);
+        }
+        let lowered = Lowered::of(engine, ast, of, caches);
+        let lowered = lowered.map_err(|error| vec![self.problem(Position::NONE, error)])?;
+        Ok(Some(lowered))
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {

@@ -58,7 +58,7 @@ impl Island {
         }
         match result {
             Ok(value) => Ok(value.flatten()),
-            Err(error) => Err(flow_of(error)),
+            Err(error) => Err(flow_of(*error)),
         }
     }
 
@@ -93,8 +93,8 @@ impl Island {
     }
 }
 
-fn flow_of(error: Box<EvalAltResult>) -> Flow {
-    match *error {
+fn flow_of(error: EvalAltResult) -> Flow {
+    match error {
         EvalAltResult::Return(value, _) => Flow::Return(value),
         EvalAltResult::LoopBreak(true, value, _) => Flow::Break(value),
         EvalAltResult::LoopBreak(false, ..) => Flow::Continue,
