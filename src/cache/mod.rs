@@ -115,14 +115,14 @@ fn settings(config: &Config) -> Settings {
     let disk = config.disk.as_ref().map(|disk| DiskSettings {
         dir: disk.path.value.clone(),
         bytes: disk.size.value.0,
-        object: disk.max_object.value.0,
+        object: disk.largest(),
         queue: disk.queue.0,
         admission: match disk.admission {
             Admission::Always => store::Admission::Always,
             Admission::SecondHit => store::Admission::SecondHit,
         },
     });
-    Settings { memory: config.memory.value.0, memory_object: config.max_object.value.0, disk }
+    Settings { memory: config.memory.value.0, memory_object: config.largest_in_memory(), disk }
 }
 
 /// The right to refresh an entry, until it is dropped.

@@ -74,9 +74,9 @@ section! {
     pub struct Cache as "cache" {
         /// Memory for stored responses.
         memory: At<Bytes> = "256MiB",
-        /// The largest response that is stored. One whose length is not known goes to its client in
-        /// any case.
-        max_object: At<Bytes> = "16MiB",
+        /// The largest response in memory; left out, 16MiB, or all of it where that is less. One
+        /// that turns out to be larger goes to its client in any case.
+        max_object: Option<At<Bytes>>,
         /// A folder for more than fits into memory, and for restarts; left out, there is none.
         disk: Option<Disk>,
     }
@@ -147,8 +147,8 @@ section! {
         path: At<PathBuf>,
         /// Bytes of all files.
         size: At<Bytes>,
-        /// The largest response that is stored there.
-        max_object: At<Bytes> = "1GiB",
+        /// The largest response that is stored there; left out, 1GiB, or all of it where that is less.
+        max_object: Option<At<Bytes>>,
         /// What may wait in memory to be written; what is above is not written.
         queue: Bytes = "64MiB",
         /// `always` writes everything, `second_hit` only what is asked for again.
@@ -175,22 +175,37 @@ impl Cache {
         if self.memory.value.0 < LEAST_MEMORY {
             self.memory.problem(problems, "a cache needs 1MiB of memory or more", None);
         }
-        if self.max_object.value.0 == 0 {
-            self.max_object.problem(problems, "0 would store nothing", None);
+        check_object(self.max_object.as_ref(), self.memory.value.0, problems);
+        if let Some(disk) = &self.disk {
+            check_object(disk.max_object.as_ref(), disk.size.value.0, problems);
         }
-        let disk = self.disk.as_ref();
-        let sizes = disk.map(|disk| (&disk.max_object, disk.size.value.0));
-        for (object, size) in sizes.into_iter().chain([(&self.max_object, self.memory.value.0)]) {
-            if object.value.0 > size {
-                object.problem(problems, "larger than all that is stored", None);
-            }
-        }
+    }
+
+    /// Bytes of the largest response in memory.
+    pub fn largest_in_memory(&self) -> u64 {
+        self.max_object.as_ref().map_or(self.memory.value.0.min(16 << 20), |given| given.value.0)
     }
 
     /// Bytes of the largest response that is stored somewhere.
     pub fn largest(&self) -> u64 {
-        let disk = self.disk.as_ref().map_or(0, |disk| disk.max_object.value.0);
-        self.max_object.value.0.max(disk)
+        self.largest_in_memory().max(self.disk.as_ref().map_or(0, Disk::largest))
+    }
+}
+
+impl Disk {
+    /// Bytes of the largest response on disk.
+    pub fn largest(&self) -> u64 {
+        self.max_object.as_ref().map_or(self.size.value.0.min(1 << 30), |given| given.value.0)
+    }
+}
+
+fn check_object(object: Option<&At<Bytes>>, all: u64, problems: &mut Problems) {
+    match object {
+        Some(given) if given.value.0 == 0 => given.problem(problems, "0 would store nothing", None),
+        Some(given) if given.value.0 > all => {
+            given.problem(problems, "larger than all that is stored", None);
+        }
+        _ => {}
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
-use super::filters::{count, tell_log};
+use super::filters::{count, tell_log_later};
 use crate::script::{After, Done, Outcome, RequestDraft};
 use crate::snapshot::{FilterState, Shared};
 
@@ -33,7 +33,7 @@ pub fn start(ctx: &Ctx, shared: &Shared) {
             let (outcome, figures) = after.run(done).await;
             count(&filter, NAME, &outcome, figures);
             if let Outcome::Fault(fault) = &outcome {
-                tell_log(&snapshot, &filter, NAME, fault, &request);
+                tell_log_later(&snapshot, &filter, NAME, fault, &request);
             }
         };
         if !shared.after.push(most, run) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use super::filters::{Hands, count, label, limits, tell_log};
+use super::filters::{Hands, count, label, limits, tell_log_later};
 use crate::config::schedule::Schedule;
 use crate::config::state::Namespace;
 use crate::script::{Event, Exchange, Hook, Outcome, Run, run};
@@ -97,7 +97,7 @@ impl Entry {
             run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
         count(filter, hook.name(), &outcome, figures);
         if let Outcome::Fault(fault) = &outcome {
-            tell_log(&self.snapshot, filter, hook.name(), fault, &request);
+            tell_log_later(&self.snapshot, filter, hook.name(), fault, &request);
         }
         self.ended(label(&outcome));
     }

@@ -30,6 +30,7 @@ use crate::state::Lists;
 pub(super) const LOAD_LIMITS: Limits = Limits {
     operations: 1_000_000,
     cpu: Duration::from_secs(2),
+    body_cpu: Duration::ZERO,
     wall: Duration::from_secs(10),
     memory: 64 << 20,
     fibers: LIVE_FIBERS,
@@ -57,6 +58,7 @@ pub struct Script {
     hooks: Vec<Hook>,
     /// Hooks that are defined and do nothing.
     idle: Vec<Hook>,
+    transforms: bool,
     pub(super) caches: Arc<Pool>,
     pub(super) lowering: Lowering,
     /// None when Rhai runs everything.
@@ -78,6 +80,11 @@ impl Script {
     /// Whether there is something to run for the hook.
     pub(super) fn runs(&self, hook: Hook) -> bool {
         self.has(hook) && !self.idle.contains(&hook)
+    }
+
+    /// Whether it may transform bodies that come for it, as far as its text tells.
+    pub fn transforms(&self) -> bool {
+        self.transforms
     }
 
     pub fn name(&self) -> &str {
@@ -234,6 +241,9 @@ impl Load {
         let hooks: Vec<Hook> = hooks.collect();
         let is_idle = |hook: &&Hook| lower::is_empty(&ast, hook.name());
         let idle = hooks.iter().filter(is_idle).copied().collect();
+        let imported = self.imports.files();
+        let mut asts = std::iter::once(&ast).chain(imported.iter().map(|imported| &imported.ast));
+        let transforms = asts.any(Lint::transforms);
         let ast = ast.clone_functions_only();
         let caches = Arc::new(Pool::default());
         let of = lower::Facts { constants: &frozen, imports: &imported_names(&first) };
@@ -248,6 +258,7 @@ impl Load {
             imports,
             hooks,
             idle,
+            transforms,
             caches,
             lowering,
             lowered,

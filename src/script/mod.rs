@@ -5,6 +5,7 @@
 mod after;
 mod api;
 mod caches;
+mod callback;
 mod compile;
 mod coverage;
 mod crypto;
@@ -19,6 +20,7 @@ mod imports;
 mod lint;
 mod lower;
 mod meter;
+mod rest;
 mod run;
 #[cfg(test)]
 mod tests;

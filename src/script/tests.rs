@@ -23,6 +23,7 @@ mod hostile;
 mod lint;
 mod lowering;
 mod programs;
+mod rest;
 mod state;
 
 fn filter() -> Filter {

@@ -10,11 +10,14 @@ mod crypto;
 mod ctx;
 mod definitions;
 mod device;
+mod document;
 mod encoding;
+mod events;
 mod fetch;
 mod geo;
 mod hashing;
 mod headers;
+mod html_rewriter;
 mod json;
 mod jwt;
 mod kv;
@@ -39,6 +42,7 @@ mod state;
 mod table;
 mod text;
 mod time;
+mod transforms;
 mod upstreams;
 mod url;
 
@@ -48,8 +52,9 @@ pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
-pub use state::{Facts, has_reached, tag_for_load, tag_for_run, wait, work_after};
+pub use state::{Facts, State, has_reached, tag_for_load, tag_for_run, wait, work_after};
 pub use table::{Direct, Directs, Doc};
+pub use transforms::{Given, verdict};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,6 +88,10 @@ fn table() -> table::Table {
     cache::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
+    transforms::area(&mut table);
+    html_rewriter::area(&mut table);
+    events::area(&mut table);
+    document::area(&mut table);
     octets::area(&mut table);
     query::area(&mut table);
     cookies::area(&mut table);
@@ -135,6 +144,10 @@ fn name_kinds(table: &mut table::Table) {
         .kind::<jwt::Jwks>("Jwks")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
+        .kind::<html_rewriter::Rewriter>("HtmlRewriter")
+        .kind::<html_rewriter::ElementHandle>("Element")
+        .kind::<events::EventHandle>("Event")
+        .kind::<document::Json>("Json")
         .kind::<kv::Kv>("Kv")
         .kind::<limits::Counter>("Counter")
         .kind::<limits::Lock>("Lock")

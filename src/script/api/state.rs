@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
+use super::transforms::Given;
 use super::{Outcome, fail};
 use crate::config::body::BodyAccess;
 use crate::config::filters::{Fetch, Filter, Secret};
@@ -75,6 +76,7 @@ struct Inner {
     run: Option<OfRun>,
     /// Whether the script has seen or done anything outside of its exchange.
     reached: AtomicBool,
+    given: Given,
     /// What `after_response` was called with; None once that is over.
     after: Mutex<Option<Vec<Work>>>,
 }
@@ -86,18 +88,24 @@ struct OfRun {
 }
 
 pub fn tag_for_load(facts: &Arc<Facts>) -> Dynamic {
-    tag(facts, None)
+    tag(facts, None, Given::default())
 }
 
 /// Without a host every call that needs one is refused.
-pub fn tag_for_run(facts: &Arc<Facts>, host: Option<Arc<dyn Host>>, ctx: Ctx) -> Dynamic {
-    tag(facts, Some(OfRun { host, ctx }))
+pub fn tag_for_run(
+    facts: &Arc<Facts>,
+    host: Option<Arc<dyn Host>>,
+    ctx: Ctx,
+    given: Given,
+) -> Dynamic {
+    tag(facts, Some(OfRun { host, ctx }), given)
 }
 
-fn tag(facts: &Arc<Facts>, run: Option<OfRun>) -> Dynamic {
+fn tag(facts: &Arc<Facts>, run: Option<OfRun>, given: Given) -> Dynamic {
     let after = Mutex::new(run.is_some().then(Vec::new));
     let reached = AtomicBool::new(false);
-    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run, reached, after })))
+    let inner = Inner { facts: facts.clone(), run, reached, given, after };
+    Dynamic::from(State(Arc::new(inner)))
 }
 
 /// Whether the script of this tag has reached the world.
@@ -113,7 +121,12 @@ pub fn work_after(tag: &Dynamic) -> Vec<Work> {
 
 impl State {
     pub fn of(context: &NativeCallContext) -> Outcome<Self> {
-        let state = context.tag().and_then(|tag| tag.read_lock::<Self>().map(|s| s.clone()));
+        let none = || fail("unavailable", "no run is going on");
+        context.tag().ok_or_else(none).and_then(Self::of_tag)
+    }
+
+    pub fn of_tag(tag: &Dynamic) -> Outcome<Self> {
+        let state = tag.read_lock::<Self>().map(|state| state.clone());
         state.ok_or_else(|| fail("unavailable", "no run is going on"))
     }
 
@@ -145,6 +158,11 @@ impl State {
         self.world().ok_or_else(no_host)
     }
 
+    /// The transforms of this run.
+    pub fn given(&self) -> Outcome<&Given> {
+        self.host().map(|_| &self.0.given)
+    }
+
     /// The time of day, by the host's clock if there is a host.
     pub fn now(&self) -> SystemTime {
         self.world().map_or_else(SystemTime::now, |host| host.now())
@@ -173,6 +191,9 @@ pub fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static)
     fiber::wait(future).map_err(|error| match error {
         // No script can catch this one.
         CannotWait::Stopped => EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into(),
+        CannotWait::InBody => {
+            fail("unavailable", "a callback on a body cannot wait: fetch before, in the hook")
+        }
         CannotWait::NotOnFiber => fail("unavailable", "a script can wait only in a hook"),
     })
 }

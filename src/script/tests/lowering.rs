@@ -195,7 +195,7 @@ fn call(
     kept: &mut Kept,
 ) -> Result<Dynamic, Box<EvalAltResult>> {
     let mut global = program.engine.new_global_runtime_state();
-    global.tag = api::tag_for_run(&program.facts, Some(host), objects.ctx());
+    global.tag = api::tag_for_run(&program.facts, Some(host), objects.ctx(), Default::default());
     global.source = program.ast.source().map(Into::into);
     if lowered {
         global.lib.push(program.lowered.library.clone());
