@@ -366,6 +366,12 @@ impl FilterMetrics {
         self.limits.with(limit, make, |counter| counter.inc());
     }
 
+    /// A run was compared with lowered code.
+    pub fn verified(&self, hook: &'static str, result: &'static str) {
+        let family = &self.families.filter_verified_total;
+        family.with_label_values(&[self.name.as_str(), hook, result]).inc();
+    }
+
     /// An entry of the filter's schedule was due.
     pub fn scheduled(&self, entry: &str, outcome: &'static str) {
         let labels = [self.name.as_str(), entry, outcome];

@@ -192,6 +192,8 @@ table! {
         "Peak memory of a hook's run.";
     filter_limit_hits_total: IntCounterVec, ["filter", "limit"], Plain,
         "Runs that were stopped by a limit.";
+    filter_verified_total: IntCounterVec, ["filter", "hook", "result"], Plain,
+        "Runs with `lowering: verify`: the same, different, or skipped.";
     filter_after_running: IntGauge, [], Plain,
         "Work of filters after responses that is under way.";
     filter_after_dropped_total: IntCounterVec, ["filter"], Plain,
