@@ -26,7 +26,7 @@ pub struct Ctx {
     pub body: super::body::RequestBody,
     pub scripts: super::exchange::ScriptState,
     /// In `selvedge dev` only.
-    pub dev: Option<Box<super::dev::Notes>>,
+    pub dev: Option<Arc<super::dev::Notes>>,
 }
 
 /// What is known once the head was read, and does not change.

@@ -73,6 +73,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
         upstream: routed.upstream.as_ref().map(|u| u.pool.name().to_string()),
         client: client(ctx)?,
         ctx: ctx.scripts.ctx.clone(),
+        ending: None,
     };
     Ok(Exchange { request: Arc::new(request), response: None, error: None, event: None })
 }

@@ -20,6 +20,7 @@ use super::fault::text_of;
 use super::fiber::{self, Fiber, Stop};
 use super::hooks::Hook;
 use super::imports::{Imported, Imports};
+use super::leaks;
 use super::lint::{Lint, nearest};
 use super::meter::{LIVE_FIBERS, Limits};
 use crate::config::filters::Filter;
@@ -54,6 +55,7 @@ pub struct Script {
     source: String,
     imports: Imports,
     hooks: Vec<Hook>,
+    pub(super) shares: bool,
     pub(super) caches: Pool,
 }
 
@@ -207,9 +209,11 @@ impl Load {
         let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
         let hooks = hooks.collect();
         let ast = ast.clone_functions_only();
+        let shares =
+            leaks::shares(&ast) || self.imports.files().iter().any(|i| leaks::shares(&i.ast));
         let Self { file, facts, imports, source, .. } = self;
         let caches = Pool::default();
-        Ok(Script { engine, ast, facts, file, source, imports, hooks, caches })
+        Ok(Script { engine, ast, facts, file, source, imports, hooks, shares, caches })
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {

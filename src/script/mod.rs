@@ -12,10 +12,12 @@ mod diagnostic;
 mod exchange;
 mod fault;
 mod fiber;
+mod guard;
 mod harness;
 mod hooks;
 mod host;
 mod imports;
+mod leaks;
 mod lint;
 mod meter;
 mod run;
@@ -29,11 +31,12 @@ pub use coverage::{Coverage, Covered};
 pub use crypto::KeySets;
 pub use diagnostic::Diagnostic;
 pub use exchange::{
-    CertInfo, Client, Ctx, ErrorInfo, Event, Exchange, From, MessageBody, RequestDraft,
+    CertInfo, Client, Ctx, Ending, ErrorInfo, Event, Exchange, From, MessageBody, RequestDraft,
     ResponseDraft, TlsInfo,
 };
 pub use fault::{Cause, Fault};
 pub use fiber::CountingAlloc;
+pub use guard::{Guard, Passed};
 pub use harness::{
     Failure, Report, ReportedFailure, ReportedFile, ReportedTest, Tested, required, test_file,
     tests_of,
@@ -42,5 +45,6 @@ pub use hooks::Hook;
 pub use host::{
     BoxFuture, FakeHost, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host,
 };
+pub use leaks::left_behind;
 pub use meter::{LimitHit, LimitKind, Limits, RunFigures};
 pub use run::{Outcome, Run, run};

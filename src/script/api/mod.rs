@@ -10,6 +10,7 @@ mod ctx;
 mod definitions;
 mod device;
 mod encoding;
+mod ending;
 mod fetch;
 mod geo;
 mod hashing;
@@ -88,6 +89,7 @@ fn table() -> table::Table {
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
         .kind::<geo::Geo>("Geo")
+        .kind::<ending::EndingHandle>("Outcome")
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")
@@ -116,6 +118,7 @@ fn table() -> table::Table {
     limits::area(&mut table);
     lists::area(&mut table);
     after::area(&mut table);
+    ending::area(&mut table);
     schedule::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);

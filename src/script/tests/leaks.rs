@@ -1,0 +1,56 @@
+//! What runs leave behind is seen, and what they give out is not taken for it.
+
+use super::*;
+
+/// Bytes left behind by each of so many runs of a hook of `functions` and this body.
+async fn left(runs: usize, body: &str) -> Vec<u64> {
+    let script = script(&format!("fn on_request(req) {{ {body} }}"));
+    let mut left = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        let host = FakeHost::default().answering(StatusCode::OK, "[1, 2]");
+        let mut exchange = Exchange::for_test();
+        let request = Arc::make_mut(&mut exchange.request);
+        // Takes as much as a shared value when it is copied.
+        request.params = vec![("id".into(), "7".into())];
+        let before = Arc::clone(&exchange.request);
+        let run = run(&script, Hook::Request, exchange, Arc::new(host), limits()).await;
+        assert!(!matches!(run.outcome, Outcome::Fault(_)), "{body}: {:?}", run.outcome);
+        left.push(left_behind(&script, &before, &run));
+    }
+    left
+}
+
+#[tokio::test]
+async fn values_that_hold_each_other_are_counted() {
+    let text = "let s = \"\"; s.pad(100000, \"y\");";
+    let cycles = [
+        "let x = [s]; let f = || x.len; x.push(f); ()",
+        "let x = #{ s: s }; let f = || x; x.f = f; ()",
+        "let x = [s]; let f = || x; x.push(f); let got = fetch(\"http://api/\"); ()",
+        "let x = [s]; let f = || x; x.push(f); req.headers[\"x-a\"] = \"1\"; response(200)",
+    ];
+    for cycle in cycles {
+        for bytes in left(3, &format!("{text} {cycle}")).await {
+            assert!((100_000..110_000).contains(&bytes), "{cycle}: {bytes}");
+        }
+    }
+    let small = left(20, "let x = []; let f = || x; x.push(f); ()").await;
+    assert!(small.iter().all(|bytes| (1..2000).contains(bytes)), "{small:?}");
+}
+
+#[tokio::test]
+async fn what_a_run_gives_out_or_keeps_is_none() {
+    let sound = [
+        "let n = 1; let f = || n + 1; req.headers[\"x-a\"] = f.call(); ()",
+        "let n = [1, 2, 3]; n.map(|x| x + n.len()); req.query[\"a\"] = \"b\"; ()",
+        "let n = 1; let f = || n; req.ctx.all = [#{ a: [1, 2, 3], b: \"c\" }, f.call()]; ()",
+        "let n = 1; let f = || n; response(200, #{ \"x-a\": [\"1\", \"2\"] }, \"body\" + f.call())",
+        "let n = 1; let f = || n; let got = fetch(\"http://api/\"); let all = got.json(); sleep(0.001); response(200, `${all} ${f.call()}`)",
+        "let n = 1; let f = || n; throw #{ status: 400, body: `${f.call()}` };",
+        "let text = \"\"; text.pad(5000, \"y\"); req.headers[\"x-a\"] = text; [1].map(|x| text.len + x); ()",
+    ];
+    for body in sound {
+        let bytes = left(20, body).await;
+        assert_eq!(bytes.iter().sum::<u64>(), 0, "{body}: {bytes:?}");
+    }
+}
