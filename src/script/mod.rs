@@ -12,6 +12,7 @@ mod diagnostic;
 mod exchange;
 mod fault;
 mod fiber;
+pub mod fuzz;
 mod guard;
 mod harness;
 mod hooks;

@@ -135,7 +135,16 @@ fn table() -> table::Table {
     safe::area(&mut table);
     show::area(&mut table);
     #[cfg(test)]
-    table.hidden("panic_for_test()", || -> () { panic!("as the test wants") });
+    {
+        table.hidden("panic_for_test()", || -> () { panic!("as the test wants") });
+        // What closures that are kept would make, were they not refused at load.
+        table.hidden("cycle_for_test(text)", |text: &str| {
+            let list = rhai::Dynamic::from_array(vec![text.into()]).into_shared();
+            if let Some(mut items) = list.clone().write_lock::<rhai::Array>() {
+                items.push(list.clone());
+            }
+        });
+    }
     table
 }
 
