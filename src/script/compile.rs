@@ -101,7 +101,6 @@ pub fn compile(filter: &Filter, lists: &Lists) -> Result<Script, Vec<Diagnostic>
 }
 
 /// As [`compile`], with the text at hand; imports are still read from the script's folder.
-#[cfg(test)]
 pub(super) fn compile_source(
     filter: &Filter,
     lists: &Lists,

@@ -16,6 +16,8 @@ use super::run::{Outcome, Run};
 
 /// Blocks that one wait may move from the fiber to who drives it.
 const CELLS_OF_A_WAIT: isize = 4;
+/// And so many a fault, whose edits are thrown away outside of the fiber.
+const CELLS_OF_A_FAULT: isize = 8;
 
 /// Whether a script has closures that capture variables.
 pub(super) fn shares(ast: &AST) -> bool {
@@ -31,7 +33,8 @@ pub(super) fn shares(ast: &AST) -> bool {
 pub fn left_behind(script: &Script, before: &RequestDraft, run: &Run) -> u64 {
     let Held { bytes, cells } = run.figures.held;
     let waits = isize::try_from(run.figures.waits).unwrap_or(isize::MAX);
-    let most = waits.saturating_mul(CELLS_OF_A_WAIT);
+    let faulted = matches!(run.outcome, Outcome::Fault(_));
+    let most = waits.saturating_mul(CELLS_OF_A_WAIT) + if faulted { CELLS_OF_A_FAULT } else { 0 };
     // What rests after its hook holds its values still.
     if !script.shares || run.after.is_some() || cells <= most {
         return 0;
@@ -47,8 +50,10 @@ pub fn left_behind(script: &Script, before: &RequestDraft, run: &Run) -> u64 {
 fn given_out(before: &RequestDraft, run: &Run) -> Held {
     let Exchange { request, response, .. } = &run.exchange;
     let start = fiber::held();
-    let edited =
-        (!std::ptr::eq(&raw const **request, before)).then(|| RequestDraft::clone(request));
+    let faulted = matches!(run.outcome, Outcome::Fault(_));
+    // What a hook that faulted had edited is about as large as what it was given.
+    let edited = faulted || !std::ptr::eq(&raw const **request, before);
+    let edited = edited.then(|| RequestDraft::clone(request));
     let response = response.as_ref().map(|response| Arc::new((**response).clone()));
     let (answer, fault) = match &run.outcome {
         Outcome::Answer(answer) => (Some(answer.clone()), None),

@@ -14,7 +14,8 @@ async fn left(runs: usize, body: &str) -> Vec<u64> {
         request.params = vec![("id".into(), "7".into())];
         let before = Arc::clone(&exchange.request);
         let run = run(&script, Hook::Request, exchange, Arc::new(host), limits()).await;
-        assert!(!matches!(run.outcome, Outcome::Fault(_)), "{body}: {:?}", run.outcome);
+        let wanted = body.contains("FAULT");
+        assert_eq!(matches!(run.outcome, Outcome::Fault(_)), wanted, "{body}: {:?}", run.outcome);
         left.push(left_behind(&script, &before, &run));
     }
     left
@@ -31,7 +32,7 @@ async fn values_that_hold_each_other_are_counted() {
     ];
     for cycle in cycles {
         for bytes in left(3, &format!("{text} {shares} {cycle}")).await {
-            assert!((100_000..110_000).contains(&bytes), "{cycle}: {bytes}");
+            assert!((98_000..110_000).contains(&bytes), "{cycle}: {bytes}");
         }
     }
     let small = left(20, "let s = 1; [1].map(|x| s + x); cycle_for_test(\"\"); ()").await;
@@ -46,6 +47,7 @@ async fn what_a_run_gives_out_or_keeps_is_none() {
         "let n = 1; let f = || n; req.ctx.all = [#{ a: [1, 2, 3], b: \"c\" }, f.call()]; ()",
         "let n = 1; let f = || n; response(200, #{ \"x-a\": [\"1\", \"2\"] }, \"body\" + f.call())",
         "let n = 1; let f = || n; let got = fetch(\"http://api/\"); let all = got.json(); sleep(0.001); response(200, `${all} ${f.call()}`)",
+        "let n = 1; let f = || n; req.headers[\"x-a\"] = \"b\"; req.ctx.a = [1, f.call()]; throw \"FAULT\";",
         "let n = 1; let f = || n; throw #{ status: 400, body: `${f.call()}` };",
         "let text = \"\"; text.pad(5000, \"y\"); req.headers[\"x-a\"] = text; [1].map(|x| text.len + x); ()",
     ];
