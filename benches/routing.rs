@@ -78,6 +78,7 @@ fn route(index: usize, (host, path): (String, String)) -> Route {
         rewrite: None,
         ambiguous_path: AmbiguousPath::Reject,
         timeout: None,
+        cache: None,
         max_body: 0,
     }
 }

@@ -6,7 +6,7 @@
 
 /// Health, reload, state and metrics, for operators.
 pub mod admin;
-/// Answers kept for the next who asks.
+/// What is stored of responses, for how long and for whom.
 pub mod cache;
 /// The commands.
 pub mod cli;

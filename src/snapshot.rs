@@ -12,14 +12,18 @@ use ipnet::IpNet;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
+use crate::cache::Cache;
+use crate::cache::key::Location;
+use crate::cache::store::OpenError;
 use crate::config::body::BodyMode;
+use crate::config::cache::KeyRules;
 use crate::config::filters::{OnFault, Tests};
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
 use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
-use crate::routing::{Conflict, Router};
+use crate::routing::{Conflict, Found, RequestView, Router};
 use crate::script::{AfterQueue, Diagnostic, Guard, Hook, KeySets, Script, compile, required};
 use crate::state::{ListError, Lists, State};
 use crate::telemetry::access_log::AccessLog;
@@ -43,6 +47,9 @@ pub struct Snapshot {
     pub upstreams: HashMap<Arc<str>, Arc<UpstreamState>>,
     pub trusted_proxies: Vec<IpNet>,
     pub limits: Limits,
+    pub cache: config::cache::Cache,
+    /// Whether any route has a cache.
+    pub caches: bool,
     pub state: config::state::State,
     pub lists: Lists,
     pub effective: serde_yaml::Value,
@@ -117,6 +124,23 @@ impl FilterState {
 }
 
 impl Snapshot {
+    /// Where an entry of a URL belongs, by the rules of the route that a GET of it takes.
+    pub fn location(&self, scheme: &str, host: &str, target: &str) -> Location {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let (method, headers) = (&http::Method::GET, &http::HeaderMap::new());
+        let found = self.router.find(&RequestView { host, path, method, headers, query });
+        let route = match found {
+            Found::Route { index, .. } => self.routes.get(index),
+            Found::NotFound | Found::MethodNotAllowed { .. } => None,
+        };
+        let rules = route.and_then(|route| route.config.cache.as_ref());
+        let everything = KeyRules::default();
+        Location::new(host, scheme, path, query, rules.map_or(&everything, |cache| &cache.key))
+    }
+
     /// Builds a snapshot beside the one that serves; on any problem nothing has changed.
     pub fn build(
         config: Config,
@@ -140,6 +164,7 @@ impl Snapshot {
         let (Some(router), Ok(filters), true) = (router, filters, problems.is_empty()) else {
             return Err(problems.into_sorted());
         };
+        let caches = config.routes.iter().any(|route| route.cache.is_some());
         let is_scheduled = |filter: &&Arc<FilterState>| !filter.config.schedule.is_empty();
         let scheduled = filters.iter().filter(is_scheduled).cloned().collect();
         let routes = config.routes.into_iter().map(|route| {
@@ -170,6 +195,8 @@ impl Snapshot {
             upstreams: upstreams.into_iter().map(|u| (u.pool.name().clone(), u)).collect(),
             trusted_proxies: config.trusted_proxies,
             limits: config.limits,
+            cache: config.cache,
+            caches,
             state: config.state,
             lists: lists.unwrap_or_default(),
             effective: config.effective,
@@ -343,6 +370,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub access_log: ArcSwapOption<AccessLog>,
     pub client: Arc<Client>,
+    cache: OnceCell<&'static Cache>,
     /// What filters keep.
     pub state: Arc<State>,
     /// Where `selvedge dev` shows what happens; nowhere else is there one.
@@ -378,6 +406,7 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             no_route: metrics.route(NO_ROUTE),
             connections: OnceCell::new(),
+            cache: OnceCell::new(),
             metrics,
             access_log: ArcSwapOption::new(access_log.map(Arc::new)),
             client: Arc::new(Client::new(FETCH_CONNECTIONS)),
@@ -389,6 +418,22 @@ impl Shared {
         }
     }
 
+    /// The process's cache; there is one once a snapshot had a route for it.
+    pub fn cache(&self) -> Option<&'static Cache> {
+        self.cache.get().copied()
+    }
+
+    /// Makes the cache that `snapshot` needs, or gives it new limits. To be called before the
+    /// snapshot serves.
+    pub fn prepare_cache(&self, snapshot: &Snapshot) -> Result<(), OpenError> {
+        if let Some(cache) = self.cache.get() {
+            cache.resize(&snapshot.cache);
+        } else if snapshot.caches {
+            self.cache.get_or_try_init(|| Cache::open(&snapshot.cache))?;
+        }
+        Ok(())
+    }
+
     pub fn is_ready(&self) -> bool {
         self.ready.load(Relaxed)
     }
@@ -397,6 +442,9 @@ impl Shared {
     pub fn metrics_page(&self) -> Result<String, String> {
         if let Some(counters) = self.connections.get() {
             self.metrics.connections(&figures(counters));
+        }
+        if let Some(cache) = self.cache() {
+            self.metrics.cache(&cache.figures());
         }
         self.metrics.after_running(self.after.running());
         self.metrics.render().map_err(|error| error.to_string())

@@ -3,7 +3,7 @@
 //!
 //! The test starts itself as that process. It reports on stdout what was acknowledged.
 
-#![allow(clippy::disallowed_methods, reason = "tests have threads of their own")]
+#![allow(clippy::disallowed_methods, reason = "the test has a thread of its own")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -242,7 +242,10 @@ impl State {
         let Some((meta, _)) = self.store.lookup(&key, &span).await.unwrap() else { return };
         let version = meta.headers()["version"].to_str().unwrap().parse().unwrap();
         tokio::time::sleep(Duration::from_micros(300)).await;
-        let _ = self.store.update_meta(&key, &self.meta(n, version), &span).await;
+        // As Pingora does: what the lookup attached goes along.
+        let mut renewed = self.meta(n, version);
+        *renewed.extensions_mut() = meta.extensions().clone();
+        let _ = self.store.update_meta(&key, &renewed, &span).await;
     }
 
     async fn purge(&self, what: &str, scope: Scope) {

@@ -13,7 +13,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("upstream", &["config", "telemetry"]),
     ("cache", &["config", "telemetry"]),
     ("state", &["config", "telemetry"]),
-    ("script", &["config", "telemetry", "upstream", "state"]),
+    ("script", &["config", "telemetry", "upstream", "cache", "state"]),
     (
         "snapshot",
         &[

@@ -1,5 +1,6 @@
 //! For operators: health, readiness, reload and state on one address, metrics on another.
 
+mod cache;
 mod kv;
 mod upstreams;
 
@@ -78,16 +79,18 @@ impl Operators {
             ("/config", true) => self.config(),
             ("/routes", true) => answer(StatusCode::OK, &self.routes()),
             ("/upstreams", true) => answer(StatusCode::OK, &self.upstreams()),
+            ("/cache", true) => cache::explain(head, &self.shared).await,
+            ("/purge", _) if head.method == Method::POST => cache::purge(head, &self.shared).await,
             ("/reload", _) if head.method == Method::POST => self.reload().await,
-            ("/healthz" | "/readyz" | "/config" | "/routes" | "/upstreams", _) => {
+            ("/healthz" | "/readyz" | "/config" | "/routes" | "/upstreams" | "/cache", _) => {
                 not_allowed("GET, HEAD")
             }
-            ("/reload", _) => not_allowed("POST"),
+            ("/reload" | "/purge", _) => not_allowed("POST"),
             (path, _) if path.starts_with("/upstreams/") => self.act_on_upstream(head),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /healthz /readyz /config /routes /upstreams /kv/NAMESPACE/KEY, POST /reload \
-                 /upstreams/NAME/{drain,disable,enable}?endpoint=ADDRESS\n",
+                "GET /healthz /readyz /config /routes /upstreams /cache /kv/NAMESPACE/KEY, \
+                 POST /reload /purge /upstreams/NAME/{drain,disable,enable}?endpoint=ADDRESS\n",
             ),
         }
     }

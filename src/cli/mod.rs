@@ -2,6 +2,7 @@
 
 mod admin;
 mod api;
+mod cache;
 pub mod check;
 mod config;
 mod demo;
@@ -12,6 +13,7 @@ mod grants;
 mod junit;
 mod new;
 mod print;
+mod purge;
 mod reload;
 mod routes;
 mod run;
@@ -56,6 +58,10 @@ enum Command {
     Routes(routes::Routes),
     /// Have the running server reload its configuration
     Reload(reload::Reload),
+    /// Have the running server forget stored responses
+    Purge(purge::Purge),
+    /// Tell what the running server has stored
+    Cache(cache::Cache),
     /// Show the running server's upstreams, or take an endpoint out and in
     Upstream(upstream::Upstream),
     /// Run the tests beside filters
@@ -81,6 +87,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Config(config) => config.run(),
         Command::Routes(routes) => routes.run(),
         Command::Reload(reload) => reload.run(),
+        Command::Purge(purge) => purge.run(),
+        Command::Cache(cache) => cache.run(),
         Command::Upstream(upstream) => upstream.run(),
         Command::Test(test) => test.run(),
         Command::New(new) => new.run(),

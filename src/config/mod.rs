@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod body;
+pub mod cache;
 pub mod cron;
 pub mod env;
 pub mod filters;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use self::body::BodyAccess;
+use self::cache::Cache;
 use self::filters::{Filter, RawFilter};
 use self::listeners::{Listener, RawListener};
 use self::problem::{Pos, Problem, Problems};
@@ -47,6 +49,8 @@ section! {
         state: RawState = "{}",
         /// Which request goes where.
         routes: At<Vec<RawRoute>>,
+        /// The store of all routes that have a cache.
+        cache: Cache = "{}",
         /// Proxies whose `X-Forwarded-For` is believed, right to left.
         trusted_proxies: Vec<IpNet> = "[]",
         /// Health, readiness, reload and state, for operators.
@@ -68,6 +72,7 @@ pub struct Config {
     pub filters: Vec<Filter>,
     pub state: State,
     pub routes: Vec<Route>,
+    pub cache: Cache,
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Option<Service>,
     pub metrics: Option<Service>,
@@ -199,6 +204,7 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
     if raw.routes.value.is_empty() {
         raw.routes.problem(problems, "at least one route is needed", None);
     }
+    raw.cache.check(problems);
     raw.limits.check(problems);
     raw.access_log.check(problems);
     let listeners = listeners::resolve(raw.listeners.value, problems);
@@ -218,6 +224,7 @@ fn resolve(raw: RawConfig, problems: &mut Problems) -> Config {
         filters,
         state,
         routes,
+        cache: raw.cache,
         trusted_proxies: raw.trusted_proxies,
         admin: raw.admin,
         metrics: raw.metrics,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::aggregate::{self, Aggregate, RawAggregate};
+use super::cache::{self, RawRouteCache, RouteCache};
 use super::filters::Filter;
 use super::pattern::{HostPattern, PathPattern};
 use super::problem::{Problems, nearest};
@@ -26,6 +27,8 @@ pub struct Route {
     /// Overrides the upstream's total timeout.
     pub timeout: Option<Duration>,
     pub max_body: u64,
+    /// Shared, as each request holds on to it.
+    pub cache: Option<Arc<RouteCache>>,
 }
 
 /// All that is given must hold.
@@ -118,6 +121,8 @@ section! {
         timeout: Option<At<Duration>>,
         /// The largest request body; above it the answer is 413.
         max_body: Bytes = "100MiB",
+        /// What of the responses is stored; left out, nothing.
+        cache: Option<At<RawRouteCache>>,
     }
 }
 
@@ -207,6 +212,8 @@ fn resolve_one(
     refuse_without_upstream(&raw, problems);
     let rewrite = resolve_rewrite(&raw, problems);
     let matches = resolve_match(raw.r#match, problems);
+    let cache =
+        raw.cache.map(|raw_cache| cache::resolve(raw_cache.value, &raw.name.value, problems));
     let filters = raw.filters.iter().filter_map(|name| {
         let names = filters.iter().map(|f| &*f.name);
         find(name, "filter", names, problems)
@@ -218,6 +225,7 @@ fn resolve_one(
         ambiguous_path: raw.ambiguous_path,
         timeout: raw.timeout.map(|timeout| timeout.value),
         max_body: raw.max_body.0,
+        cache: cache.map(Arc::new),
         action: match (raw.aggregate, raw.upstream, raw.redirect, raw.respond) {
             (Some(raw), None, None, None) => {
                 Action::Aggregate(aggregate::resolve(raw, &matches, upstreams, problems))
@@ -240,6 +248,7 @@ fn refuse_without_upstream(raw: &RawRoute, problems: &mut Problems) {
     no_effect("strip_prefix", raw.strip_prefix.as_ref(), problems);
     no_effect("replace_prefix", raw.replace_prefix.as_ref(), problems);
     no_effect("timeout", raw.timeout.as_ref(), problems);
+    no_effect("cache", raw.cache.as_ref(), problems);
 }
 
 fn no_effect<T>(key: &str, given: Option<&At<T>>, problems: &mut Problems) {

@@ -10,10 +10,10 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::conform;
 use super::ctx::{Ctx, Facts, Live};
 use super::fail::Failure;
 use super::head::{FORWARDED_FOR, REQUEST_ID, TRACEPARENT};
+use super::{cache, conform};
 use crate::listen::{ConnState, conn_state};
 use crate::snapshot::Shared;
 use crate::telemetry::trace::{TraceContext, request_id, valid_request_id};
@@ -27,6 +27,9 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Fills `Ctx::facts`, then refuses what cannot be read in one way only.
 pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()> {
+    if cache::adopt(session, ctx) {
+        return Ok(());
+    }
     let conn = conn_state(session).cloned();
     if let Some(conn) = &conn {
         conn.request_begins(session.req_header());
@@ -110,7 +113,7 @@ fn facts(session: &Session, conn: Option<Arc<ConnState>>, shared: &Shared) -> Fa
         named_host: host_of(head),
         target: head.uri.clone(),
         upgrade: false,
-        conn: conn.map(Live),
+        conn: conn.map(Live::counted),
         _in_flight: shared.metrics.request_started(),
         snapshot,
     }

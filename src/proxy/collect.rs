@@ -11,10 +11,10 @@ use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use super::fail::{self, Failure};
-use super::{exchange, filters, response};
+use super::{cache, exchange, filters, response};
 use crate::config::body::BodyMode;
 use crate::config::filters::OnFault;
-use crate::script::{Exchange, From, Hook, MessageBody};
+use crate::script::{Exchange, Hook, MessageBody};
 use crate::snapshot::{FilterState, Shared};
 use crate::telemetry::handles::HeldBytes;
 
@@ -93,6 +93,11 @@ pub fn ask_for_whole(head: &mut RequestHeader, ctx: &Ctx) {
     });
 }
 
+/// Whether a filter asks for the whole of the response.
+pub fn is_asked(ctx: &Ctx) -> bool {
+    !asking(ctx).is_empty()
+}
+
 /// Whether the whole body that a filter asks for is none.
 pub fn shows_none(session: &Session, head: &ResponseHeader, ctx: &Ctx) -> bool {
     is_empty(session, head) && !asking(ctx).is_empty()
@@ -165,7 +170,7 @@ pub async fn release(session: &mut Session, error: Option<&Error>, ctx: &mut Ctx
     if error.is_some() || !collected.complete {
         return;
     }
-    let mut draft = exchange::of_response(&collected.shown, From::Origin);
+    let mut draft = exchange::of_response(&collected.shown, cache::from(session));
     draft.body = MessageBody::Held(collected.take_body());
     if let Err(error) = response::send_draft(session, ctx, shared, draft).await {
         fail::answer(session, &error, ctx, shared).await;

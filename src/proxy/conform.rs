@@ -1,7 +1,7 @@
 //! Messages that two parties could read differently go no further (RFC 9110, 9112, 9113).
 
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 /// What can be read in more than one way.
@@ -62,6 +62,9 @@ pub fn edited(head: &mut RequestHeader) -> Result<(), Ambiguous> {
 ///
 /// A length beside a transfer coding does not come this far: Pingora drops it (RFC 9112, 6.3).
 pub fn response(head: &mut ResponseHeader, upgrade_asked: bool) -> Result<(), Ambiguous> {
+    if is_no_coding(&head.headers) {
+        head.remove_header(&TRANSFER_ENCODING);
+    }
     if transfer_encoding(&head.headers)? && head.version == Version::HTTP_10 {
         return Err(Ambiguous::TransferEncoding);
     }
@@ -220,6 +223,18 @@ fn transfer_encoding(headers: &HeaderMap) -> Result<bool, Ambiguous> {
     }
 }
 
+/// Whether `Transfer-Encoding` names nothing that anybody could have meant. Such a body ends with
+/// its connection (RFC 9112, 6.3), and is what it is. What names a real coding stays, to be refused.
+fn is_no_coding(headers: &HeaderMap) -> bool {
+    const REAL: [&str; 4] = ["chunked", "gzip", "deflate", "compress"];
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter().peekable();
+    let nonsense = |line: &HeaderValue| {
+        let text = line.to_str().map(str::to_ascii_lowercase);
+        text.is_ok_and(|text| REAL.iter().all(|coding| !text.contains(coding)))
+    };
+    lines.peek().is_some() && lines.all(nonsense)
+}
+
 fn names_content_length(raw: &[u8]) -> bool {
     raw.split(|b| *b == b'\n').any(|line| {
         const NAME: &[u8] = b"content-length:";
@@ -368,6 +383,7 @@ mod tests {
             (101, vec![], Ambiguous::UnaskedUpgrade),
             (600, vec![], Ambiguous::Status),
             (200, vec![("transfer-encoding", "gzip")], Ambiguous::TransferEncoding),
+            (200, vec![("transfer-encoding", "xchunked")], Ambiguous::TransferEncoding),
             (200, vec![("content-length", "5, 5")], Ambiguous::ContentLength),
         ] {
             let mut head = answer(status, &headers);

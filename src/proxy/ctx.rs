@@ -25,6 +25,7 @@ pub struct Ctx {
     pub outcome: Outcome,
     pub body: super::body::RequestBody,
     pub scripts: super::exchange::ScriptState,
+    pub cache: super::cache::CacheState,
     /// In `selvedge dev` only.
     pub dev: Option<Arc<super::dev::Notes>>,
 }
@@ -62,16 +63,31 @@ impl Facts {
     }
 }
 
-/// The request counts on its connection while this is held.
-pub struct Live(pub Arc<ConnState>);
+/// A request's connection. The request counts on it while this is held, unless it goes on without
+/// its client.
+pub struct Live(pub Arc<ConnState>, bool);
+
+impl Live {
+    pub fn counted(conn: Arc<ConnState>) -> Self {
+        Self(conn, true)
+    }
+
+    /// The same connection for what goes on behind the client's back.
+    pub fn uncounted(&self) -> Self {
+        Self(Arc::clone(&self.0), false)
+    }
+}
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.request_ends();
+        if self.1 {
+            self.0.request_ends();
+        }
     }
 }
 
 /// The route, and the request's path as that route reads it.
+#[derive(Clone)]
 pub struct Routed {
     pub index: usize,
     pub route: Arc<RouteState>,
@@ -131,6 +147,6 @@ impl Ctx {
     }
 }
 
-fn out_of_order(what: &'static str) -> Box<pingora::Error> {
+pub fn out_of_order(what: &'static str) -> Box<pingora::Error> {
     pingora::Error::explain(pingora::ErrorType::InternalError, format!("no {what} yet"))
 }

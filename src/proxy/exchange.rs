@@ -71,6 +71,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
         route: routed.route.name.to_string(),
         params: params.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         upstream: routed.upstream.as_ref().map(|u| u.pool.name().to_string()),
+        cache_key: None,
         client: client(ctx)?,
         ctx: ctx.scripts.ctx.clone(),
         ending: None,
@@ -168,6 +169,7 @@ pub fn of_response(head: &ResponseHeader, from: From) -> ResponseDraft {
         headers: head.headers.clone(),
         body: MessageBody::Untouched,
         from,
+        cache: None,
     }
 }
 

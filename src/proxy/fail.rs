@@ -73,6 +73,8 @@ pub enum Failure {
     ClientInvalid(String),
     #[error("the client's body stopped coming: {0}")]
     ClientTimeout(String),
+    #[error("nothing stored, and the client wants nothing else")]
+    NotStored,
     #[error("internal: {0}")]
     Internal(String),
 }
@@ -206,6 +208,12 @@ impl Failure {
                 Level::Debug,
                 "client_timeout",
             ),
+            Self::NotStored => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "This is not in the cache.",
+                Level::Debug,
+                "not_stored",
+            ),
             Self::Internal(_) => row(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Something went wrong here.",
@@ -306,7 +314,8 @@ pub async fn answer(
     let row = failure.row();
     tell_log(&failure, &row, ctx);
     ctx.outcome.failure = Some(failure.clone());
-    let reusable = matches!(failure, Failure::NoRoute | Failure::MethodNotAllowed(_));
+    let reusable =
+        matches!(failure, Failure::NoRoute | Failure::MethodNotAllowed(_) | Failure::NotStored);
     if !reusable {
         session.set_keepalive(None);
     }

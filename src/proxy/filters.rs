@@ -43,6 +43,9 @@ pub async fn run_watched(
     hook: Hook,
     exchange: Exchange,
 ) -> Next {
+    if ctx.cache.is_refresh() {
+        return run_hook(shared, ctx, filter, hook, exchange).await; // Nobody can go away.
+    }
     // In this order a run that never waits costs nothing more.
     tokio::select! {
         biased;

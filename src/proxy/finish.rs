@@ -7,6 +7,7 @@ use pingora::Error;
 use pingora_proxy::Session;
 
 use super::after::{self, Logging};
+use super::cache;
 use super::ctx::{Ctx, Facts};
 use super::dev;
 use super::exchange;
@@ -29,6 +30,12 @@ pub async fn record(
         error.filter(|_| ctx.outcome.failure.is_none() && ctx.outcome.answered_by.is_none())
     {
         ctx.outcome.failure = Some(fail::cause(error, ctx));
+    }
+    cache::record(session, ctx);
+    if ctx.cache.is_refresh() {
+        // No client asked for it, so no line is written; hooks towards the origin have run.
+        after::start(ctx, shared);
+        return;
     }
     ctx.outcome.status = response::sent(session).map_or(0, |head| head.status.as_u16());
     ctx.outcome.body_out = session.body_bytes_sent() as u64;
@@ -88,6 +95,7 @@ fn entry(session: &Session, ctx: &Ctx, facts: &Facts) -> Entry {
         upstream: upstream.filter(|_| tried).map(|upstream| upstream.pool.name().clone()),
         endpoint: peer::endpoint(ctx).map(|address| address.to_string().into()),
         filter: ctx.outcome.answered_by.clone(),
+        cache: cache::outcome(session, ctx),
         status: ctx.outcome.status,
         bytes_in: ctx.outcome.body_in,
         bytes_out: ctx.outcome.body_out,

@@ -8,6 +8,7 @@ use pingora::{ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
 use super::accept;
+use super::cache;
 use super::conform;
 use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
@@ -27,6 +28,7 @@ const VIA_2: HeaderValue = HeaderValue::from_static("2.0 selvedge");
 /// Prepares the origin's copy of the request.
 pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
     demand_http2(head, ctx)?;
+    let ctx = &*ctx;
     let (routed, facts) = (ctx.routed()?, ctx.facts()?);
     let via = match session.req_header().version {
         Version::HTTP_2 => VIA_2,
@@ -38,6 +40,10 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
     head::edit(head, |parts| {
         if let Some(rewrite) = &routed.route.config.rewrite {
             rewrite_path(&mut parts.uri, rewrite)?;
+        }
+        if let Some(query) = cache::counted_query(session, ctx) {
+            let path = parts.uri.path().to_owned();
+            head::set_target(&mut parts.uri, &path, query)?;
         }
         let headers = &mut parts.headers;
         headers.reserve(ADDED);

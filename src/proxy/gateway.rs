@@ -10,10 +10,12 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
+use pingora_cache::key::HashBinary;
+use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::ctx::Ctx;
-use super::{accept, body, collect, fail, finish, forward, peer, request, response, route};
+use super::{accept, body, cache, collect, fail, finish, forward, peer, request, response, route};
 use crate::snapshot::Shared;
 
 /// The proxy, as Pingora drives it.
@@ -41,12 +43,56 @@ impl ProxyHttp for Gateway {
         accept::begin(session, ctx, &self.shared)
     }
 
+    /// So that a refresh in the background can be begun.
+    fn allow_spawning_subrequest(&self, _session: &Session, ctx: &Box<Ctx>) -> bool {
+        cache::may_begin(ctx)
+    }
+
     /// Route, limits, filters, answers of the route itself. True: answered.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<bool> {
         route::choose(session, ctx)?;
         request::limit_body(session, ctx)?;
         Ok(request::run(session, ctx, &self.shared).await?
             || route::answer(session, ctx, &self.shared).await?)
+    }
+
+    /// Whether the cache is asked.
+    fn request_cache_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<()> {
+        cache::begin(session, ctx, &self.shared)
+    }
+
+    fn cache_key_callback(&self, session: &Session, ctx: &mut Box<Ctx>) -> Result<CacheKey> {
+        cache::key_of(session, ctx, &self.shared)
+    }
+
+    fn cache_vary_filter(
+        &self,
+        meta: &CacheMeta,
+        _ctx: &mut Box<Ctx>,
+        head: &RequestHeader,
+    ) -> Option<HashBinary> {
+        cache::variance(meta, head)
+    }
+
+    /// Something is stored: may this request have it?
+    async fn cache_hit_filter(
+        &self,
+        session: &mut Session,
+        meta: &CacheMeta,
+        _handler: &mut HitHandler,
+        _fresh: bool,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<Option<ForcedFreshness>> {
+        Ok(cache::judge(session, meta, ctx, &self.shared))
+    }
+
+    /// Nothing stored will do. False: answered.
+    async fn proxy_upstream_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<bool> {
+        cache::refuse_unstored(session, ctx)
     }
 
     /// Which endpoint; again for each retry.
@@ -102,7 +148,26 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         ctx.body.sent(session);
-        response::from_upstream(head, ctx)
+        response::from_upstream(session, head, ctx, &self.shared).await
+    }
+
+    /// Whether the response is stored, before anything is changed for this client.
+    fn response_cache_filter(
+        &self,
+        session: &Session,
+        head: &ResponseHeader,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<RespCacheable> {
+        cache::admit(session, head, ctx)
+    }
+
+    fn should_serve_stale(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Ctx>,
+        error: Option<&Error>,
+    ) -> bool {
+        cache::serve_stale(session, ctx, error)
     }
 
     /// The head on its way to the client.

@@ -8,6 +8,8 @@ mod after;
 mod aggregate;
 /// Request bodies that filters ask for.
 mod body;
+/// The cache: asked before the origin, filled by its responses.
+mod cache;
 /// Responses that filters ask to see whole.
 mod collect;
 /// Whether a message can be read in one way only.

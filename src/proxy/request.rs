@@ -44,6 +44,9 @@ pub fn limit_body_as_it_comes(session: &Session, ctx: &mut Ctx) -> Result<()> {
 /// Runs `on_request` from the outermost filter inwards; true when one of them answered.
 pub async fn run(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<bool> {
     let route = ctx.routed()?.route.clone();
+    if ctx.cache.is_refresh() {
+        return Ok(false); // They have run for the request that it is for.
+    }
     if !route.has(Hook::Request) && !route.holds_requests() {
         ctx.scripts.entered = route.filters.len();
         return Ok(false);

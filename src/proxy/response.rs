@@ -8,11 +8,12 @@ use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
+use super::cache;
 use super::collect;
 use super::conform;
 use super::ctx::Ctx;
 use super::exchange;
-use super::fail::{Failure, Page};
+use super::fail::{self, Failure, Page};
 use super::filters::{self, Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
@@ -20,7 +21,12 @@ use crate::script::{From, Hook, MessageBody, ResponseDraft};
 use crate::snapshot::Shared;
 
 /// The origin's head came: it must be unambiguous, and is freed of what concerns its connection.
-pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+pub async fn from_upstream(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+    shared: &Shared,
+) -> Result<()> {
     let upgrade = ctx.facts()?.upgrade;
     conform::response(head, upgrade)
         .map_err(|what| ctx.refuse(Failure::UpstreamInvalid(what.to_string())))?;
@@ -29,10 +35,54 @@ pub fn from_upstream(head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     }
     head::edit_response(head, |parts| remove_hop_by_hop(&mut parts.headers));
     if head.status.is_informational() {
-        return peer::still_waiting(ctx);
+        peer::still_waiting(ctx)?;
+        return cache::pass_informational(session, head).await;
     }
     peer::answered(ctx, head.status);
+    if has_hook(ctx, Hook::UpstreamResponse) {
+        Box::pin(run_upstream_filters(session, head, ctx, shared)).await?;
+    }
+    cache::origin_answered(session, head, ctx);
     Ok(())
+}
+
+/// Runs `on_upstream_response` from the innermost filter outwards; what it edits is stored.
+async fn run_upstream_filters(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+    shared: &Shared,
+) -> Result<()> {
+    let route = ctx.routed()?.route.clone();
+    let mut exchange = exchange::of_client(session, ctx)?;
+    let mut draft = exchange::of_response(head, From::Origin);
+    draft.cache = Some(Box::default());
+    let draft = Arc::new(draft);
+    exchange.response = Some(draft.clone());
+    let entered = route.filters.iter().take(ctx.scripts.entered);
+    for filter in entered.rev().filter(|filter| filter.script.has(Hook::UpstreamResponse)) {
+        let hook = Hook::UpstreamResponse;
+        exchange = match run_watched(session, shared, ctx, filter, hook, exchange).await {
+            Next::Continue(exchange) => exchange,
+            Next::Fail(failure) => return Err(ctx.refuse(failure)),
+            Next::Answer(..) => return Err(ctx.refuse(other_body())),
+        };
+    }
+    let Some(edited) = exchange.response.filter(|edited| !Arc::ptr_eq(&draft, edited)) else {
+        return Ok(());
+    };
+    let edited = Arc::unwrap_or_clone(edited);
+    if edited.body != MessageBody::Untouched {
+        return Err(ctx.refuse(other_body()));
+    }
+    ctx.cache.wishes = edited.cache.map(|wishes| *wishes).unwrap_or_default();
+    exchange::edit_response(head, edited.status, edited.headers);
+    Ok(())
+}
+
+/// The origin's body is on its way, and is stored as it comes.
+fn other_body() -> Failure {
+    Failure::FilterMessage("another body in on_upstream_response; use on_response".into())
 }
 
 /// Headers about the origin's connection end here; the framing stays for Pingora.
@@ -71,15 +121,35 @@ pub async fn to_client(
     ctx: &mut Ctx,
     shared: &Shared,
 ) -> Result<()> {
+    if ctx.cache.is_refresh() {
+        return Ok(()); // Nobody sees it.
+    }
+    let shown = show(session, head, ctx, shared).await;
+    if let Err(error) = &shown
+        && cache::is_out_of_store(session)
+    {
+        // Pingora would answer with a page of its own, where no origin is involved.
+        fail::answer(session, error, ctx, shared).await;
+    }
+    shown
+}
+
+async fn show(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut Ctx,
+    shared: &Shared,
+) -> Result<()> {
     if head.status.is_informational() {
         tunnel(session, head, ctx);
         return Ok(());
     }
+    cache::before_client(session, head, ctx, shared).await?;
     if collect::begin(session, head, ctx, shared)? {
         return finish_head(session, head, ctx, shared);
     }
     if has_hook(ctx, Hook::Response) {
-        let mut draft = exchange::of_response(head, From::Origin);
+        let mut draft = exchange::of_response(head, cache::from(session));
         if collect::shows_none(session, head, ctx) {
             draft.body = MessageBody::Held(Bytes::new());
         }
@@ -192,7 +262,7 @@ fn finish_head(
         session.set_keepalive(None);
     }
     if has_hook(ctx, Hook::Log) {
-        ctx.scripts.response = Some(exchange::of_response(head, From::Origin));
+        ctx.scripts.response = Some(exchange::of_response(head, cache::from(session)));
     }
     Ok(())
 }

@@ -17,6 +17,9 @@ use crate::snapshot::Shared;
 
 /// Fills `Ctx::routed` and puts the path's normal form into the request.
 pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+    if ctx.cache.is_refresh() {
+        return Ok(()); // It has the route of the request that it is for.
+    }
     let facts = ctx.facts()?;
     let head = session.req_header();
     let (path, query, ambiguous) = match normal_path(head.raw_path()) {

@@ -28,6 +28,7 @@ fn route(line: &str, conditions: &[&str]) -> Route {
         rewrite: None,
         ambiguous_path: AmbiguousPath::Reject,
         timeout: None,
+        cache: None,
         max_body: 0,
     }
 }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::cache::policy::Wishes;
+
 /// One request and what became of it. Copies share the drafts; an edit makes one of its own.
 #[derive(Debug, Clone)]
 pub struct Exchange {
@@ -42,6 +44,8 @@ pub struct RequestDraft {
     pub route: String,
     pub params: Vec<(String, String)>,
     pub upstream: Option<String>,
+    /// In place of what the route counts of query, headers and cookies.
+    pub cache_key: Option<String>,
     pub client: Client,
     pub ctx: Ctx,
     /// For `on_log` only.
@@ -103,13 +107,15 @@ pub struct ResponseDraft {
     pub headers: HeaderMap,
     pub body: MessageBody,
     pub from: From,
+    /// How it is to be stored; there in `on_upstream_response` only.
+    pub cache: Option<Box<Wishes>>,
 }
 
 impl ResponseDraft {
     /// A filter's own response.
     pub fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let body = MessageBody::Replaced(body.into());
-        Self { status, headers: HeaderMap::new(), body, from: From::Filter }
+        Self { status, headers: HeaderMap::new(), body, from: From::Filter, cache: None }
     }
 }
 
@@ -215,6 +221,7 @@ impl Exchange {
             route: route.into(),
             params: Vec::new(),
             upstream: None,
+            cache_key: None,
             client: Client { ip: IpAddr::from([127, 0, 0, 1]), port: 40000, tls: None },
             ctx: Ctx::default(),
             ending: None,

@@ -8,6 +8,8 @@ pub enum Hook {
     Request,
     /// Before each attempt at the origin.
     UpstreamRequest,
+    /// The origin answered; what is edited here is stored.
+    UpstreamResponse,
     /// Before the response's headers go to the client.
     Response,
     /// No usable response.
@@ -19,9 +21,10 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Request,
         Self::UpstreamRequest,
+        Self::UpstreamResponse,
         Self::Response,
         Self::Error,
         Self::Log,
@@ -32,6 +35,7 @@ impl Hook {
         match self {
             Self::Request => "on_request",
             Self::UpstreamRequest => "on_upstream_request",
+            Self::UpstreamResponse => "on_upstream_response",
             Self::Response => "on_response",
             Self::Error => "on_error",
             Self::Log => "on_log",
@@ -43,7 +47,7 @@ impl Hook {
     pub fn parameters(self) -> &'static [&'static str] {
         match self {
             Self::Request | Self::UpstreamRequest => &["req"],
-            Self::Response => &["res", "req"],
+            Self::UpstreamResponse | Self::Response => &["res", "req"],
             Self::Error => &["err", "req"],
             Self::Log => &["req", "res"],
             Self::Schedule => &["ev"],
@@ -58,7 +62,7 @@ impl Hook {
         let (req, res) = (state.request(), state.response());
         match self {
             Self::Request | Self::UpstreamRequest => vec![req],
-            Self::Response => vec![res, req],
+            Self::UpstreamResponse | Self::Response => vec![res, req],
             Self::Error => vec![state.error(), req],
             Self::Log => vec![req, res],
             Self::Schedule => vec![state.event()],

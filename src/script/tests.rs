@@ -466,7 +466,6 @@ fn what_is_wrong_is_found_at_load_with_its_place() {
     problem("let x = 1; loop { x += 1; } fn on_request(req) { }");
     problem("import \"/etc/passwd\" as p; fn on_request(req) { }");
     problem("const R = fetch(\"http://api/\"); fn on_request(req) { }");
-    problem("fn on_upstream_response(res, req) { }");
 }
 
 #[tokio::test]

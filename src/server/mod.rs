@@ -34,6 +34,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    #[error("cache: {0}")]
+    Cache(#[from] crate::cache::store::OpenError),
     #[error(transparent)]
     Store(#[from] OpenError),
     #[error("metrics: {0}")]
@@ -74,6 +76,7 @@ pub fn run(
     let state = State::open(&snapshot.state, &metrics)?;
     metrics.reloaded(true);
     let shared = Arc::new(Shared::new(snapshot, metrics, state, access_log, show));
+    shared.prepare_cache(&shared.snapshot.load())?;
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
     server.bootstrap();

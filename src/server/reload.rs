@@ -19,6 +19,8 @@ use crate::snapshot::Snapshot;
 pub struct Fixed {
     admin: Option<std::net::SocketAddr>,
     metrics: Option<std::net::SocketAddr>,
+    /// The cache's directory.
+    cache: Option<std::path::PathBuf>,
     /// The file, and what of it is kept in memory.
     store: Option<(std::path::PathBuf, usize)>,
 }
@@ -28,6 +30,7 @@ impl Fixed {
         Self {
             admin: config.admin.as_ref().map(|service| service.address.value.0),
             metrics: config.metrics.as_ref().map(|service| service.address.value.0),
+            cache: config.cache.disk.as_ref().map(|disk| disk.path.value.clone()),
             store: config.state.store.as_ref().map(|store| (store.path.value.clone(), store.cache)),
         }
     }
@@ -55,7 +58,8 @@ impl Listeners {
         let config = self.input.load()?;
         if Fixed::of(&config) != self.fixed {
             return Err(self.problem(
-                "the admin and metrics addresses and the store change at a restart only",
+                "the admin and metrics addresses, the store and the cache's directory change at a \
+                 restart only",
             ));
         }
         let listeners = config.listeners.clone();
@@ -77,6 +81,7 @@ impl Listeners {
             ),
             false => None,
         };
+        self.shared.prepare_cache(&next).map_err(|error| self.problem(&error.to_string()))?;
         // From here on nothing is refused.
         let touched = |section, name: &str| {
             files_now.changed(files, section, name)
@@ -157,7 +162,7 @@ fn changes(
             }),
         });
     }
-    let settings = ["trusted_proxies", "state", "access_log", "limits"];
+    let settings = ["trusted_proxies", "state", "cache", "access_log", "limits"];
     let changed =
         settings.iter().filter(|key| before.effective.get(key) != after.effective.get(key));
     changes["settings"] = json!({ "changed": changed.collect::<Vec<_>>() });

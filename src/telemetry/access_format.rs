@@ -44,6 +44,8 @@ pub struct Entry {
     pub endpoint: Option<Arc<str>>,
     /// The filter that answered.
     pub filter: Option<Arc<str>>,
+    /// What the cache did, on a route that has one.
+    pub cache: Option<&'static str>,
     /// 0 if the client got no answer.
     pub status: u16,
     pub bytes_in: u64,
@@ -74,6 +76,7 @@ impl Default for Entry {
             upstream: None,
             endpoint: None,
             filter: None,
+            cache: None,
             status: 0,
             bytes_in: 0,
             bytes_out: 0,
@@ -120,6 +123,8 @@ struct JsonLine<'a> {
     endpoint: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     filter: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'a str>,
     status: u16,
     bytes_in: u64,
     bytes_out: u64,
@@ -150,6 +155,7 @@ impl<'a> From<&'a Entry> for JsonLine<'a> {
             upstream: entry.upstream.as_deref(),
             endpoint: entry.endpoint.as_deref(),
             filter: entry.filter.as_deref(),
+            cache: entry.cache,
             status: entry.status,
             bytes_in: entry.bytes_in,
             bytes_out: entry.bytes_out,

@@ -86,6 +86,8 @@ pub struct RouteMetrics {
     duration: Histogram,
     ttfb: Histogram,
     overhead: Histogram,
+    cache: Reasons,
+    refreshes: Reasons,
 }
 
 impl RouteMetrics {
@@ -97,7 +99,35 @@ impl RouteMetrics {
             duration: families.request_duration_seconds.with_label_values(&[name]),
             ttfb: families.time_to_first_byte_seconds.with_label_values(&[name]),
             overhead: families.proxy_overhead_seconds.with_label_values(&[name]),
+            cache: Slots::new(),
+            refreshes: Slots::new(),
         }
+    }
+
+    /// What the cache did for a request.
+    pub fn cached(&self, result: &'static str) {
+        let family = &self.families.cache_requests_total;
+        let make = || family.with_label_values(&[self.name.as_str(), result]);
+        self.cache.with(result, make, |counter| counter.inc());
+    }
+
+    /// A refresh in the background ended.
+    pub fn refreshed(&self, outcome: &'static str) {
+        let family = &self.families.cache_refreshes_total;
+        let make = || family.with_label_values(&[self.name.as_str(), outcome]);
+        self.refreshes.with(outcome, make, |counter| counter.inc());
+    }
+
+    /// A request waited for another's fill.
+    pub fn waited_for_fill(&self, time: Duration) {
+        let family = &self.families.cache_lock_wait_seconds;
+        family.with_label_values(&[&self.name]).observe(time.as_secs_f64());
+    }
+
+    /// A response was stored.
+    pub fn filled(&self, time: Duration) {
+        let family = &self.families.cache_fill_seconds;
+        family.with_label_values(&[&self.name]).observe(time.as_secs_f64());
     }
 
     /// A request ended. Status 0 is "the client got no answer"; `ttfb` is None then.

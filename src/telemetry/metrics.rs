@@ -139,6 +139,35 @@ impl Metrics {
         }
     }
 
+    /// Catches up with what the cache's store has counted; called at each scrape.
+    pub fn cache(&self, figures: &CacheFigures) {
+        let families = &self.families;
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        for (tier, figures) in &figures.tiers {
+            families.cache_entries.with_label_values(&[*tier]).set(gauge(figures.entries));
+            families.cache_bytes.with_label_values(&[*tier]).set(gauge(figures.bytes));
+            families.cache_limit_bytes.with_label_values(&[*tier]).set(gauge(figures.limit));
+            let evictions = families.cache_evictions_total.with_label_values(&[*tier]);
+            catch_up(&evictions, figures.evictions);
+        }
+        for (tier, count) in &figures.hits {
+            catch_up(&families.cache_hits_total.with_label_values(&[*tier]), *count);
+        }
+        for (reason, count) in &figures.refused {
+            catch_up(&families.cache_refused_total.with_label_values(&[*reason]), *count);
+        }
+        for (outcome, count) in &figures.fills {
+            catch_up(&families.cache_fills_total.with_label_values(&[*outcome]), *count);
+        }
+        families.cache_fill_bytes.set(gauge(figures.fill_bytes));
+        catch_up(&families.cache_purges_total, figures.purges);
+        families.cache_purge_rules.set(gauge(figures.rules));
+        catch_up(&families.cache_disk_errors_total, figures.disk_errors);
+        catch_up(&families.cache_disk_broken_total, figures.disk_broken);
+        families.cache_disk_queued_bytes.set(gauge(figures.disk_queued));
+        families.cache_disk_usable.set(i64::from(figures.disk_usable));
+    }
+
     /// The configuration was loaded, or loading it failed. Also call it at the start.
     pub fn reloaded(&self, success: bool) {
         let outcome = if success { "success" } else { "failure" };
@@ -168,6 +197,10 @@ impl Metrics {
         prune(&families.request_duration_seconds, "route", &routes);
         prune(&families.time_to_first_byte_seconds, "route", &routes);
         prune(&families.proxy_overhead_seconds, "route", &routes);
+        prune(&families.cache_requests_total, "route", &routes);
+        prune(&families.cache_refreshes_total, "route", &routes);
+        prune(&families.cache_lock_wait_seconds, "route", &routes);
+        prune(&families.cache_fill_seconds, "route", &routes);
 
         let upstreams = &live.upstreams;
         self.upstreams.lock().retain(|name, _| upstreams.contains(name.as_str()));
@@ -222,6 +255,30 @@ pub struct ConnectionFigures {
     pub refused: Vec<(&'static str, u64)>,
     pub rejected: Vec<(&'static str, u64)>,
     pub cut: Vec<(&'static str, u64)>,
+}
+
+/// What the cache holds, and has counted since the start.
+#[derive(Debug, Clone, Default)]
+pub struct CacheFigures {
+    pub tiers: Vec<(&'static str, TierFigures)>,
+    pub hits: Vec<(&'static str, u64)>,
+    pub refused: Vec<(&'static str, u64)>,
+    pub fills: Vec<(&'static str, u64)>,
+    pub fill_bytes: u64,
+    pub purges: u64,
+    pub rules: u64,
+    pub disk_errors: u64,
+    pub disk_broken: u64,
+    pub disk_queued: u64,
+    pub disk_usable: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TierFigures {
+    pub entries: u64,
+    pub bytes: u64,
+    pub limit: u64,
+    pub evictions: u64,
 }
 
 fn catch_up(counter: &IntCounter, total: u64) {

@@ -201,6 +201,42 @@ table! {
         "When a filter's schedule last ran well, in Unix time.";
     fetches_total: IntCounterVec, ["filter", "outcome"], Plain,
         "Requests that filters made with fetch.";
+    cache_requests_total: IntCounterVec, ["route", "result"], Plain,
+        "Requests of routes with a cache, by what the cache did.";
+    cache_lock_wait_seconds: HistogramVec, ["route"], Seconds,
+        "Time that requests waited for others that fetched the same.";
+    cache_fill_seconds: HistogramVec, ["route"], Seconds,
+        "Time from a request's head to the end of the response that was stored.";
+    cache_refreshes_total: IntCounterVec, ["route", "outcome"], Plain,
+        "Refreshes in the background, while clients were served stale responses.";
+    cache_entries: IntGaugeVec, ["tier"], Plain,
+        "Responses stored.";
+    cache_bytes: IntGaugeVec, ["tier"], Plain,
+        "Bytes of what is stored.";
+    cache_limit_bytes: IntGaugeVec, ["tier"], Plain,
+        "Bytes that may be stored.";
+    cache_evictions_total: IntCounterVec, ["tier"], Plain,
+        "Responses that made room for others.";
+    cache_hits_total: IntCounterVec, ["tier"], Plain,
+        "Look-ups answered, by where the response was; fill is one that was still coming.";
+    cache_refused_total: IntCounterVec, ["reason"], Plain,
+        "Responses that could be stored but were not.";
+    cache_fills_total: IntCounterVec, ["outcome"], Plain,
+        "Responses that were being stored, by whether they became complete.";
+    cache_fill_bytes: IntGauge, [], Plain,
+        "Memory that responses on their way into the cache hold.";
+    cache_purges_total: IntCounter, [], Plain,
+        "Purges, those by unsafe methods included.";
+    cache_purge_rules: IntGauge, [], Plain,
+        "Purges whose entries are not all cleared away; none of them is served.";
+    cache_disk_errors_total: IntCounter, [], Plain,
+        "Writes to the cache's directory that failed.";
+    cache_disk_broken_total: IntCounter, [], Plain,
+        "Files of the cache that could not be read, and were dropped.";
+    cache_disk_queued_bytes: IntGauge, [], Plain,
+        "Bytes that wait to be written to the cache's directory.";
+    cache_disk_usable: IntGauge, [], Plain,
+        "Whether the cache's directory takes what is to be stored: 1 or 0; 0 without one.";
     kv_operations_total: IntCounterVec, ["namespace", "operation", "outcome"], Plain,
         "Operations of filters on the store.";
     kv_duration_seconds: HistogramVec, ["operation"], FineSeconds,

@@ -45,6 +45,8 @@ pub struct Reading {
     pub hits_disk: u64,
     pub hits_fill: u64,
     pub disk: Option<DiskReading>,
+    /// There should be a tier on disk, and its directory could not be opened.
+    pub disk_unusable: bool,
     pub fills: u64,
     /// Bytes in memory of fills under way.
     pub fill_bytes: u64,

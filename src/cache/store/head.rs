@@ -38,8 +38,20 @@ pub struct Head {
     wire: Bytes,
 }
 
+/// Edition head a lookup gave. Pingora carries it to the head that a 304 makes of it, which may
+/// replace that one only: another may stand before another body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edition(pub u64);
+
+impl Edition {
+    pub fn of(meta: &CacheMeta) -> Option<Edition> {
+        meta.extensions().get::<Edition>().copied()
+    }
+}
+
 /// A head as a hit needs it.
 pub struct Parsed {
+    edition: Edition,
     pub fresh_until: SystemTime,
     pub created: SystemTime,
     pub stale_while_revalidate: u32,
@@ -54,6 +66,15 @@ pub struct Parsed {
 
 impl Head {
     pub fn new(seq: u64, primary: [u8; 16], meta: &CacheMeta) -> Result<Head, Unstorable> {
+        Head::with_parsed(seq, primary, meta).map(|(head, _)| head)
+    }
+
+    /// The head, and what it says.
+    pub fn with_parsed(
+        seq: u64,
+        primary: [u8; 16],
+        meta: &CacheMeta,
+    ) -> Result<(Head, Parsed), Unstorable> {
         let none = Labels::default();
         let labels = Labels::of(meta).unwrap_or(&none);
         if let Some(fault) = labels.fault() {
@@ -64,16 +85,22 @@ impl Head {
         if wire.len() > MAX_HEAD {
             return Err(Unstorable("the head is too large"));
         }
-        let head = Head { seq, primary, marks: marks(&primary, labels), wire: wire.into() };
+        let head = Head {
+            seq,
+            primary,
+            marks: marks(&primary, labels),
+            wire: wire.into_boxed_slice().into(),
+        };
         // Pingora lets origins send values that a `HeaderValue` would refuse.
-        head.parse().ok_or(Unstorable("a header that cannot be read back"))?;
-        Ok(head)
+        let parsed = head.parse().ok_or(Unstorable("a header that cannot be read back"))?;
+        Ok((head, parsed))
     }
 
     /// A head of nothing, for an answer whose own cannot be kept and which is only passed on.
-    pub fn bare(seq: u64, primary: [u8; 16]) -> Option<Head> {
+    pub fn bare(seq: u64, primary: [u8; 16]) -> Option<(Head, Parsed)> {
         let header = ResponseHeader::build_no_case(StatusCode::OK, Some(0)).ok()?;
-        Head::new(seq, primary, &CacheMeta::new(UNIX_EPOCH, UNIX_EPOCH, 0, 0, header)).ok()
+        let meta = CacheMeta::new(UNIX_EPOCH, UNIX_EPOCH, 0, 0, header);
+        Head::with_parsed(seq, primary, &meta).ok()
     }
 
     /// `None` if the bytes are not what `encode` writes.
@@ -112,7 +139,9 @@ impl Head {
 
     pub fn parse(&self) -> Option<Parsed> {
         let mut from = Reader(&self.wire);
-        from.take(1 + 8 + 16)?;
+        from.u8()?;
+        let edition = Edition(from.u64()?);
+        from.take(16)?;
         let labels = Arc::new(Labels::read(&mut from)?);
         let flags = from.u8()?;
         let (fresh_until, created) = (time(from.i64()?), time(from.i64()?));
@@ -121,6 +150,7 @@ impl Head {
         let variance = (flags & HAS_VARIANCE != 0).then(|| from.array());
         let native = Some(from.bytes()?).filter(|native| !native.is_empty());
         Some(Parsed {
+            edition,
             fresh_until,
             created,
             stale_while_revalidate,
@@ -158,6 +188,7 @@ impl Parsed {
             meta.set_variance(variance);
         }
         meta.extensions_mut().insert(self.labels.clone());
+        meta.extensions_mut().insert(self.edition);
         meta
     }
 }

@@ -29,7 +29,8 @@ const STRIPES: usize = 64;
 pub struct Object {
     pub head: Arc<Head>,
     pub body: Bytes,
-    parsed: OnceLock<Kept>,
+    /// Boxed: most objects never have one.
+    parsed: OnceLock<Box<Kept>>,
     hits: AtomicU32,
     /// The version of the rules that this object is known to have passed.
     checked: AtomicU64,
@@ -236,7 +237,7 @@ impl Memory {
             // It gives its weight back when it is dropped, also if it is not taken.
             let kept = Kept { parsed, weight, spent: self.parsed.clone() };
             if spent + weight <= self.limit() / PARSED_PART {
-                let _ = object.parsed.set(kept);
+                let _ = object.parsed.set(Box::new(kept));
             }
         }
         Some(meta)

@@ -22,6 +22,8 @@ mod tests;
 mod wire;
 mod writer;
 
+use std::path::PathBuf;
+
 use pingora_cache::CacheKey;
 
 pub use disk::{Admission, DiskReading, DiskSettings};
@@ -85,16 +87,26 @@ pub struct Store {
     fills: Fills,
     figures: Figures,
     sweeper: Sweeper,
+    /// `None` also where it could not be used.
     disk: Option<Disk>,
+    /// What was wanted.
+    dir: Option<PathBuf>,
 }
 
 impl Store {
     /// Makes a store that lives as long as the process.
     ///
-    /// A directory that cannot be used is an error. One that fails later is not: it is said in the
-    /// log and in `figures`, and the store goes on in memory.
+    /// A directory that another process uses is an error. One that cannot be used is none, now or
+    /// later: it is said in the log and in `figures`, and the store goes on in memory. A broken
+    /// disk must not keep the proxy from starting.
     pub fn open(settings: &Settings) -> Result<&'static Store, OpenError> {
-        let left = settings.disk.as_ref().map(Disk::open).transpose()?;
+        let left = match settings.disk.as_ref().map(Disk::open).transpose() {
+            Err(disk::OpenError::Io(dir, error)) => {
+                log::error!("cache: {}: not used, only memory is: {error}", dir.display());
+                None
+            }
+            left => left?,
+        };
         let starts = left.as_ref().map_or(0, |left| left.starts);
         let (disk, rules) = left.map(|left| (left.disk, left.rules)).unzip();
         let store: &'static Store = Box::leak(Box::new(Store {
@@ -105,6 +117,7 @@ impl Store {
             figures: Figures::default(),
             sweeper: Sweeper::default(),
             disk,
+            dir: settings.disk.as_ref().map(|disk| disk.dir.clone()),
         }));
         rules.iter().flatten().for_each(|dated| store.rules.resume(dated));
         if let Some(disk) = &store.disk {
@@ -118,13 +131,10 @@ impl Store {
     /// none, needs a restart; this says whether.
     pub fn resize(&self, settings: &Settings) -> bool {
         self.memory.resize(settings.memory, settings.memory_object);
-        match (&self.disk, &settings.disk) {
-            (Some(disk), Some(settings)) => {
-                disk.resize(settings);
-                disk.dir() == settings.dir
-            }
-            (here, wanted) => here.is_some() == wanted.is_some(),
+        if let (Some(disk), Some(settings)) = (&self.disk, &settings.disk) {
+            disk.resize(settings);
         }
+        self.dir.as_deref() == settings.disk.as_ref().map(|disk| disk.dir.as_path())
     }
 
     /// Notes on a key that its request begins now. A purge that comes later covers what the
@@ -179,6 +189,7 @@ impl Store {
                 evictions: self.memory.evictions(),
             },
             disk: self.disk.as_ref().map(Disk::reading),
+            disk_unusable: self.disk.is_none() && self.dir.is_some(),
             fills: self.fills.count(),
             fill_bytes: self.fills.held(),
             rules: self.rules.len() as u64,

@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use super::Store;
 use super::disk::{Disk, Loaded};
 use super::figures::{From, Refused};
-use super::head::Head;
+use super::head::{Edition, Head};
 use super::memory::Object;
 use super::reader::{Reader, Seat, failed};
 use super::rules::{Rule, Scope, Verdict};
@@ -61,14 +61,14 @@ impl Storage for Store {
         _: &SpanHandle,
     ) -> Result<MissHandler> {
         let began = self.clock.began(key);
-        let (head, unstorable) = match Head::new(began, key.primary_bin(), meta) {
-            Ok(head) => (head, false),
+        let (made, unstorable) = match Head::with_parsed(began, key.primary_bin(), meta) {
+            Ok(made) => (Some(made), false),
             Err(why) => {
                 log::debug!("an answer is not stored: {}", why.0);
-                (Head::bare(began, key.primary_bin()).ok_or_else(|| failed("no head"))?, true)
+                (Head::bare(began, key.primary_bin()), true)
             }
         };
-        let parsed = head.parse().ok_or_else(|| failed("a head cannot be read back"))?;
+        let (head, parsed) = made.ok_or_else(|| failed("no head"))?;
         let fill = self.fills.begin(combined(key), Arc::new(head), parsed, length(meta));
         let writer = Writer::new(self, fill);
         if unstorable {
@@ -117,7 +117,7 @@ impl Storage for Store {
             self.figures.refuse(Refused::Head);
             return Ok(false);
         };
-        Ok(self.renew(combined(key), head).await)
+        Ok(self.renew(combined(key), head, Edition::of(meta)).await)
     }
 
     fn support_streaming_partial_write(&self) -> bool {
@@ -220,7 +220,7 @@ impl Store {
     }
 
     /// Puts a newer head before a body, unless the object was purged or replaced meanwhile.
-    async fn renew(&'static self, key: u128, head: Head) -> bool {
+    async fn renew(&'static self, key: u128, head: Head, of: Option<Edition>) -> bool {
         let head = {
             let _moving = self.sweeper.moving();
             if self.rules.forgot(head.seq) {
@@ -235,7 +235,8 @@ impl Store {
             let renewed = self.memory.renew(key, |old| {
                 let alive = self.rules.verdict(&old.head) != Verdict::Gone;
                 // A newer body must not get an older answer's head.
-                (alive && old.head.seq <= head.seq).then(|| head.clone())
+                let same = of.is_none_or(|of| of.0 == old.head.seq);
+                (alive && same && old.head.seq <= head.seq).then(|| head.clone())
             });
             if let Some(object) = renewed {
                 if let Some(disk) = &self.disk {
@@ -248,7 +249,7 @@ impl Store {
         let in_memory = self.memory.peek(key).is_some();
         match &self.disk {
             Some(disk) if !in_memory && disk.may_have(key) => {
-                spawn_blocking(move || disk.renew(self, key, &head)).await.unwrap_or(false)
+                spawn_blocking(move || disk.renew(self, key, &head, of)).await.unwrap_or(false)
             }
             _ => false,
         }

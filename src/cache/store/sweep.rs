@@ -32,8 +32,10 @@ pub struct Sweeper {
     moving: RwLock<()>,
     /// Rises when a sweep begins.
     epoch: AtomicU64,
-    /// When earlier sweeps that left nothing out began, on both clocks.
-    done: Mutex<VecDeque<(Instant, u64)>>,
+    /// Moments on both clocks, from which the age of rules is told.
+    marks: Mutex<VecDeque<(Instant, u64)>>,
+    /// Rules up to here are old enough to be dropped.
+    old: AtomicU64,
 }
 
 impl Sweeper {
@@ -69,16 +71,15 @@ impl Sweeper {
         *wanted = false;
     }
 
-    /// Up to where rules may be dropped, now that a sweep which began at `started` is through.
-    fn through(&self, started: u64, keep: Duration) -> u64 {
-        let mut done = self.done.lock();
-        done.push_back((Instant::now(), started));
-        let mut until = 0;
-        while let Some((_, seq)) = done.front().filter(|(at, _)| at.elapsed() >= keep) {
-            until = *seq;
-            done.pop_front();
+    /// Notes the moment; gives up to where rules are older than `keep`.
+    fn mark(&self, now: u64, keep: Duration) -> u64 {
+        let mut marks = self.marks.lock();
+        marks.push_back((Instant::now(), now));
+        while let Some((_, seq)) = marks.front().filter(|(at, _)| at.elapsed() >= keep) {
+            self.old.fetch_max(*seq, Ordering::AcqRel);
+            marks.pop_front();
         }
-        until
+        self.old.load(Ordering::Acquire)
     }
 }
 
@@ -101,23 +102,28 @@ pub fn start(store: &'static Store) -> std::io::Result<()> {
 }
 
 /// One pass over the memory, and over the disk if that is `due`; then rules older than `keep` go.
+///
+/// The order matters. What is filled at the snapshot keeps its rules. What was filled before it
+/// is in a tier, where the pass comes by. What begins after it asks whether its rules are lost.
 pub fn sweep(store: &Store, keep: Duration, due: bool) {
-    let started = store.clock.next();
+    let complete = due || store.disk.is_none();
+    let old = store.sweeper.mark(store.clock.next(), keep);
+    if complete {
+        store.rules.forget(old);
+    }
+    let fills = store.fills.all();
+    let oldest = fills.iter().map(|fill| fill.head.seq).min().unwrap_or(u64::MAX);
+    drop(fills);
     store.sweeper.epoch.fetch_add(1, Ordering::AcqRel);
     // Whoever judged before this has put its object away; whoever comes later sees the rules.
     drop(store.sweeper.moving.write());
     for (key, object) in store.memory.iter() {
         sweep_object(store, key, &object);
     }
-    let complete = store.disk.as_ref().is_none_or(|disk| due && disk.sweep(store));
-    if !complete {
+    if !complete || !store.disk.as_ref().is_none_or(|disk| disk.sweep(store)) {
         return;
     }
-    let until = store.sweeper.through(started, keep);
-    store.rules.forget(until);
-    let fills = store.fills.all();
-    let oldest = fills.iter().map(|fill| fill.head.seq).min().unwrap_or(u64::MAX);
-    store.rules.drop_until(until.min(oldest.saturating_sub(1)));
+    store.rules.drop_until(old.min(oldest.saturating_sub(1)));
     if let Some(disk) = &store.disk {
         disk.shrink_journal(store);
     }

@@ -2,6 +2,7 @@
 
 mod after;
 mod body;
+mod cache;
 mod client;
 pub(super) mod convert;
 mod cookies;
@@ -77,34 +78,10 @@ fn invalid(message: impl Into<String>) -> Raised {
 /// All areas, in the order of the reference.
 fn table() -> table::Table {
     let mut table = table::Table::default();
-    table
-        .kind::<Request>("Request")
-        .kind::<Response>("Response")
-        .kind::<objects::Headers>("Headers")
-        .kind::<body::Body>("Body")
-        .kind::<octets::Octets>("Bytes")
-        .kind::<query::Query>("Query")
-        .kind::<cookies::Cookies>("Cookies")
-        .kind::<client::ClientHandle>("Client")
-        .kind::<client::Tls>("Tls")
-        .kind::<client::Cert>("Cert")
-        .kind::<geo::Geo>("Geo")
-        .kind::<ending::EndingHandle>("Outcome")
-        .kind::<ctx::CtxHandle>("Ctx")
-        .kind::<pending::Pending>("Pending")
-        .kind::<secret::Handle>("Secret")
-        .kind::<jwt::Jwks>("Jwks")
-        .kind::<text::Regex>("Regex")
-        .kind::<url::Url>("Url")
-        .kind::<kv::Kv>("Kv")
-        .kind::<limits::Counter>("Counter")
-        .kind::<limits::Lock>("Lock")
-        .kind::<lists::Dict>("Dict")
-        .kind::<lists::IpSet>("IpSet")
-        .kind::<super::exchange::Event>("Event")
-        .kind::<super::exchange::ErrorInfo>("Error");
+    name_kinds(&mut table);
     request::area(&mut table);
     response::area(&mut table);
+    cache::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
     octets::area(&mut table);
@@ -146,6 +123,37 @@ fn table() -> table::Table {
         });
     }
     table
+}
+
+/// Types that scripts meet, by their names there.
+fn name_kinds(table: &mut table::Table) {
+    table
+        .kind::<Request>("Request")
+        .kind::<Response>("Response")
+        .kind::<objects::Headers>("Headers")
+        .kind::<body::Body>("Body")
+        .kind::<octets::Octets>("Bytes")
+        .kind::<query::Query>("Query")
+        .kind::<cookies::Cookies>("Cookies")
+        .kind::<cache::CacheHandle>("Cache")
+        .kind::<client::ClientHandle>("Client")
+        .kind::<client::Tls>("Tls")
+        .kind::<client::Cert>("Cert")
+        .kind::<geo::Geo>("Geo")
+        .kind::<ending::EndingHandle>("Outcome")
+        .kind::<ctx::CtxHandle>("Ctx")
+        .kind::<pending::Pending>("Pending")
+        .kind::<secret::Handle>("Secret")
+        .kind::<jwt::Jwks>("Jwks")
+        .kind::<text::Regex>("Regex")
+        .kind::<url::Url>("Url")
+        .kind::<kv::Kv>("Kv")
+        .kind::<limits::Counter>("Counter")
+        .kind::<limits::Lock>("Lock")
+        .kind::<lists::Dict>("Dict")
+        .kind::<lists::IpSet>("IpSet")
+        .kind::<super::exchange::Event>("Event")
+        .kind::<super::exchange::ErrorInfo>("Error");
 }
 
 struct Modules {

@@ -56,6 +56,15 @@ fn reading(table: &mut Table) {
             r.0.read(|d| d.upstream.clone()).map_or(Dynamic::UNIT, Into::into)
         })
         .example(r#"req.upstream == () && { req.upstream = "blue"; true }"#)
+        .get(
+            "req.cache_key",
+            "Takes the place of what the route counts of query, headers, cookies and device; can be \
+             set in on_request.",
+            |r: &mut Request| {
+                r.0.read(|d| d.cache_key.clone()).map_or(Dynamic::UNIT, Into::into)
+            },
+        )
+        .example(r#"req.cache_key == () && { req.cache_key = "plan=free"; true }"#)
         .get("req.ua", "The User-Agent, or an empty string.", |r: &mut Request| {
             r.0.read(|d| header(d, "user-agent").unwrap_or_default())
         })
@@ -113,6 +122,11 @@ fn setting(table: &mut Table) {
         .set("req.path", set_path)
         .set("req.upstream", |r: &mut Request, name: &str| {
             r.0.write(|d| d.upstream = Some(name.to_owned()));
+        })
+        .set("req.cache_key", |r: &mut Request, key: &str| -> Outcome<()> {
+            check_line("a cache key", key.len())?;
+            r.0.write(|d| d.cache_key = Some(key.to_owned()));
+            Ok(())
         });
 }
 

@@ -18,7 +18,7 @@ use crate::script::exchange::{
 };
 use crate::script::fault::Fault;
 use crate::script::hooks::Hook;
-use crate::script::host::Host;
+use crate::script::host::{FetchResponse, Host};
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
 
@@ -179,26 +179,44 @@ impl Life {
             tokio::time::sleep(answer.delay).await;
             match answer.result {
                 Ok(response) => {
-                    let holds = self.bodies.response == BodyMode::Buffer;
-                    let body = match holds {
-                        true => MessageBody::Held(response.body.clone()),
-                        false => MessageBody::Untouched,
-                    };
-                    let draft = ResponseDraft {
-                        status: response.status,
-                        headers: response.headers,
-                        body,
-                        from: From::Origin,
-                    };
-                    return match holds && response.body.len() > self.bodies.limit {
-                        true => self.unseen(exchange, draft).await,
-                        false => self.respond(exchange, draft, response.body).await,
-                    };
+                    return self.answered(exchange, response).await;
                 }
                 Err(info) => failure = info,
             }
         }
         self.failed(exchange, failure).await
+    }
+
+    /// Shows the origin's response to `on_upstream_response`, then to `on_response`.
+    async fn answered(&mut self, mut exchange: Exchange, response: FetchResponse) -> Answered {
+        let mut draft = ResponseDraft {
+            status: response.status,
+            headers: response.headers,
+            body: MessageBody::Untouched,
+            from: From::Origin,
+            cache: Some(Box::default()),
+        };
+        exchange.response = Some(Arc::new(draft.clone()));
+        let mut exchange = match self.hook(Hook::UpstreamResponse, exchange).await {
+            Next::Continue(exchange) => exchange,
+            // The origin's body is on its way and cannot be another one.
+            Next::Answer(exchange, _) | Next::Broken(exchange) => {
+                return self.failed(exchange, filter_failed()).await;
+            }
+        };
+        draft = exchange.response.take().map_or(draft, Arc::unwrap_or_clone);
+        let wishes = draft.cache.take();
+        let holds = self.bodies.response == BodyMode::Buffer;
+        if holds {
+            draft.body = MessageBody::Held(response.body.clone());
+        }
+        let (exchange, mut shown, streamed) = match holds && response.body.len() > self.bodies.limit
+        {
+            true => self.unseen(exchange, draft).await,
+            false => self.respond(exchange, draft, response.body).await,
+        };
+        shown.cache = wishes;
+        (exchange, shown, streamed)
     }
 
     /// A response that is too large to be shown, which the filter's policy judges.

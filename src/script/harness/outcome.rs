@@ -1,11 +1,14 @@
 //! What a test looks at, as plain maps.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use rhai::{Array, Dynamic, Map};
 
 use super::life::Seen;
 use super::stage::Calls;
+use crate::cache::policy::Wishes;
 use crate::script::api::convert::from_json;
 use crate::script::exchange::{MessageBody, RequestDraft, ResponseDraft};
 use crate::script::fault::{Cause, Fault};
@@ -55,6 +58,21 @@ fn response(draft: &ResponseDraft) -> Map {
         ("body".into(), text(&body)),
         ("bytes".into(), Dynamic::from_blob(body.to_vec())),
         ("from".into(), draft.from.name().into()),
+        ("cache".into(), cache(&draft.cache.clone().unwrap_or_default()).into()),
+    ])
+}
+
+/// What `on_upstream_response` said of it.
+fn cache(wishes: &Wishes) -> Map {
+    let seconds = |time: Option<Duration>| {
+        time.map_or(Dynamic::UNIT, |time| Dynamic::from(time.as_secs().cast_signed()))
+    };
+    Map::from([
+        ("ttl".into(), seconds(wishes.ttl)),
+        ("stale_while_revalidate".into(), seconds(wishes.stale_while_revalidate)),
+        ("stale_if_error".into(), seconds(wishes.stale_if_error)),
+        ("tags".into(), wishes.tags.iter().map(|t| t.as_str().into()).collect::<Array>().into()),
+        ("no_store".into(), wishes.no_store.into()),
     ])
 }
 

@@ -21,6 +21,7 @@ const LEADS_TO: &[(&str, &str, &str)] = &[
     ("client", "geo", "geo"),
     ("tls", "cert", "cert"),
     ("res", "body", "body"),
+    ("res", "cache", "cache"),
 ];
 
 impl Lint<'_> {

@@ -38,6 +38,7 @@ fn exchange() -> Exchange {
         headers,
         body: MessageBody::Untouched,
         from: From::Origin,
+        cache: Some(Box::default()),
     };
     exchange.response = Some(Arc::new(response));
     let ending = Ending {
@@ -84,6 +85,7 @@ async fn every_entry_of_the_reference_has_an_example_that_is_true() {
         let (hook, signature) = match doc.area {
             "Error" => (Hook::Error, "on_error(err, req)"),
             "Outcome" => (Hook::Log, "on_log(req, res)"),
+            "Cache" => (Hook::UpstreamResponse, "on_upstream_response(res, req)"),
             "Schedule" => (Hook::Schedule, "on_schedule(ev)"),
             _ => (Hook::Response, "on_response(res, req)"),
         };

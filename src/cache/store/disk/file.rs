@@ -26,7 +26,8 @@ const FIXED: usize = 64;
 const SLOT_HEAD: usize = 12;
 /// What is read at once when a file is opened: most heads.
 const FIRST_READ: usize = 4096;
-const SUM: usize = 8;
+/// Bytes of a checksum.
+pub const SUM: usize = 8;
 
 /// Where things are in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

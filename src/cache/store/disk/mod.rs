@@ -25,7 +25,7 @@ pub use spill::Spill;
 pub use work::start;
 
 use super::Store;
-use super::head::Head;
+use super::head::{Edition, Head};
 use super::memory::Object;
 use super::rules::{Dated, Verdict};
 use admission::Seen;
@@ -124,10 +124,6 @@ impl Disk {
         self.largest.store(settings.object, Ordering::Release);
         self.second_hit.store(settings.admission == Admission::SecondHit, Ordering::Release);
         self.queue.push(Job::Evict);
-    }
-
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 
     pub fn largest(&self) -> u64 {
@@ -286,12 +282,13 @@ impl Disk {
     }
 
     /// Gives the object on disk a new head, unless it was purged or replaced meanwhile.
-    pub fn renew(&self, store: &Store, key: u128, head: &Head) -> bool {
+    pub fn renew(&self, store: &Store, key: u128, head: &Head, of: Option<Edition>) -> bool {
         let path = self.path(key);
         let _file = self.index.file(key);
         let Ok((stored, old)) = Stored::open(&path, key) else { return false };
         let _moving = store.sweeper.moving();
-        if store.rules.verdict(&old) == Verdict::Gone || old.seq > head.seq {
+        let same = of.is_none_or(|of| of.0 == old.seq);
+        if !same || store.rules.verdict(&old) == Verdict::Gone || old.seq > head.seq {
             return false;
         }
         let renewed = self.faults.check().and_then(|()| stored.renew(&path, head));

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::file::{Layout, read_now};
+use super::file::{Layout, SUM, read_now};
 use super::{Complete, Disk};
-use crate::cache::store::Store;
 use crate::cache::store::head::Head;
+use crate::cache::store::{CHUNK, Store};
 
 pub struct Spill {
     file: File,
@@ -34,9 +34,11 @@ impl Spill {
     pub fn write(&self, disk: &Disk, at: u64, piece: &[u8]) -> Result<()> {
         disk.faults.check()?;
         self.file.write_all_at(piece, self.layout.body_at() + at)?;
+        // By its place: a write that was given up comes again.
+        let number = at as usize / CHUNK;
         let mut sums = self.sums.lock();
-        let number = sums.len() as u64 / 8;
-        sums.extend_from_slice(&self.layout.sum(number, piece));
+        sums.truncate(number * SUM);
+        sums.extend_from_slice(&self.layout.sum(number as u64, piece));
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::file::Layout;
 use super::{Complete, Disk, Job};
-use crate::cache::store::head::Head;
+use crate::cache::store::head::{Edition, Head};
 use crate::cache::store::memory::Object;
 use crate::cache::store::rules::Verdict;
 use crate::cache::store::{CHUNK, Store};
@@ -28,7 +28,7 @@ impl Disk {
         match self.queue.next() {
             Job::Write(key) => self.write(store, key),
             Job::Renew(key, head) => {
-                self.renew(store, key, &head);
+                self.renew(store, key, &head, None);
             }
             Job::Remove(key, seq) => {
                 if self.load(key).is_some_and(|loaded| loaded.head.seq < seq) {
@@ -105,7 +105,8 @@ impl Disk {
             Verdict::Gone => None,
             Verdict::Stale(since) => loaded.head.expired(since, store.clock.next()),
         };
-        let renewed = head.is_some_and(|head| self.renew(store, key, &head));
+        let renewed =
+            head.is_some_and(|head| self.renew(store, key, &head, Some(Edition(loaded.head.seq))));
         renewed || self.discard(key)
     }
 }

@@ -242,11 +242,15 @@ async fn a_directory_belongs_to_one_process() {
 }
 
 #[tokio::test]
-async fn a_place_where_no_directory_can_be_is_an_error_with_its_name() {
+async fn where_no_directory_can_be_the_store_goes_on_in_memory_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("file"), "x").unwrap();
-    let text = Store::open(&disk_settings(&dir.path().join("file/x"))).err().unwrap().to_string();
-    assert!(text.contains("file/x"), "{text}");
+    let store = Store::open(&disk_settings(&dir.path().join("file/x"))).unwrap();
+    put(store, &key("a"), &meta(&[]), b"x").await;
+    assert_eq!(get(store, &key("a")).await.unwrap(), b"x");
+    store.purge(hard(Scope::All)).await.unwrap();
+    assert!(get(store, &key("a")).await.is_none());
+    assert!(store.figures().disk_unusable);
 }
 
 #[tokio::test]

@@ -92,6 +92,24 @@ async fn the_head_of_an_older_answer_is_not_put_before_a_newer_body() {
 }
 
 #[tokio::test]
+async fn a_304_is_not_put_before_the_body_of_a_fill_that_began_earlier_and_ended_meanwhile() {
+    let store = memory_only(1 << 20);
+    let mut a = key("a");
+    put(store, &a, &meta(&[("v", "1")]), b"one").await;
+    let mut other = begin(store, &a, &meta(&[("v", "2")])).await;
+    store.stamp(&mut a);
+    let object = store.memory.peek(u128::from_be_bytes(primary(&a))).unwrap();
+    let mut renewed = store.memory.meta(&object, 0).unwrap();
+    other.write_body(Bytes::from_static(b"two"), true).await.unwrap();
+    other.finish().await.unwrap();
+    renewed.update_freshness(renewed.fresh_until(), 0, 0);
+    assert!(!store.update_meta(&a, &renewed, &span()).await.unwrap());
+    let (found, mut reader) = look(store, &a).await.unwrap();
+    assert_eq!(found.headers()["v"], "2");
+    assert_eq!(read(&mut reader).await.unwrap(), b"two");
+}
+
+#[tokio::test]
 async fn an_older_fill_that_ends_later_does_not_replace_a_newer_one() {
     let store = memory_only(1 << 20);
     let a = key("a");
