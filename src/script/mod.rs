@@ -28,7 +28,7 @@ mod tests;
 pub use after::{After, AfterQueue, Done};
 pub use api::{definitions, reference};
 pub use compile::{Script, compile};
-pub use coverage::{Coverage, Covered};
+pub use coverage::{Cost, Coverage, Covered};
 pub use crypto::KeySets;
 pub use diagnostic::Diagnostic;
 pub use exchange::{
