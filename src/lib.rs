@@ -30,6 +30,7 @@ pub mod state;
 pub mod telemetry;
 /// Certificates by server name.
 pub mod tls;
+pub mod transform;
 /// Pools of origins: balancing, health, and the client for fetches.
 pub mod upstream;
 

@@ -314,5 +314,5 @@ fn collected_responses_keep_their_coding_unless_they_are_edited_over_all_version
         }
     }
     until("nothing is held any more", || site.metric("selvedge_held_body_bytes") == Some(0.0));
-    assert_eq!(site.count_logged("\"status\":200"), 6, "a line for each request");
+    until("a line for each request", || site.count_logged("\"status\":200") == 6);
 }

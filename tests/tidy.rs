@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which of our modules each may use; see ARCHITECTURE.md.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
+    ("transform", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
     ("routing", &["config"]),
@@ -13,7 +14,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("upstream", &["config", "telemetry"]),
     ("cache", &["config", "telemetry"]),
     ("state", &["config", "telemetry"]),
-    ("script", &["config", "telemetry", "upstream", "cache", "state"]),
+    ("script", &["config", "telemetry", "transform", "upstream", "cache", "state"]),
     (
         "snapshot",
         &[
@@ -25,6 +26,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "upstream",
             "state",
             "script",
+            "transform",
             "cache",
         ],
     ),
@@ -39,6 +41,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "upstream",
             "state",
             "script",
+            "transform",
             "cache",
             "snapshot",
         ],
@@ -54,6 +57,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "upstream",
             "state",
             "script",
+            "transform",
             "cache",
             "snapshot",
         ],
@@ -69,6 +73,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "upstream",
             "state",
             "script",
+            "transform",
             "cache",
             "snapshot",
             "proxy",
@@ -86,6 +91,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "upstream",
             "state",
             "script",
+            "transform",
             "cache",
             "snapshot",
             "proxy",
@@ -97,7 +103,13 @@ const LAYERS: [(&str, &[&str]); 15] = [
 ];
 
 /// Crates that stay behind a wall, with the modules inside of it.
-const WALLS: [(&str, &[&str]); 14] = [
+const WALLS: [(&str, &[&str]); 20] = [
+    ("lol_html", &["transform"]),
+    ("flate2", &["transform", "script"]),
+    ("brotli", &["transform"]),
+    ("zstd", &["transform"]),
+    ("regex_automata", &["transform"]),
+    ("html_escape", &["transform"]),
     ("pingora", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_core", &["proxy", "cache", "upstream", "listen", "tls", "server", "admin"]),
     ("pingora_proxy", &["proxy", "listen", "server"]),

@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use peers::{
-    Authority, Folder, PLAIN, Ran, Site, curl, get, origin, raw_origin, read_head, run, until,
+    Authority, Folder, PLAIN, Ran, Site, curl, get, memory, origin, raw_origin, read_head, run,
+    until,
 };
-use support::client::{Client, exchange};
+use support::client::{Client, Response, exchange};
 use support::origin::Origin;
 
 /// A shipped filter's path.
@@ -407,4 +408,177 @@ fn an_issuers_keys_are_fetched_once_follow_its_rotations_and_outlive_reloads() {
     issuer.publish(&[]);
     assert_eq!(site.reload().status, 200);
     assert_eq!((status("one"), status("two")), (200, 200), "after a reload without the issuer");
+}
+
+/// Answers all requests with one head and the given pieces, with a pause before each but the first.
+fn in_pieces(head: &'static str, pieces: Vec<Vec<u8>>, pause: Duration) -> SocketAddr {
+    raw_origin(move |mut stream| {
+        read_head(&mut stream);
+        let _ = stream.write_all(
+            format!("HTTP/1.1 200 OK\r\n{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes(),
+        );
+        for (index, piece) in pieces.iter().enumerate() {
+            if index > 0 {
+                std::thread::sleep(pause);
+            }
+            let _ = stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes());
+            let _ = stream.write_all(&[piece.as_slice(), b"\r\n"].concat());
+        }
+        let _ = stream.write_all(b"0\r\n\r\n");
+    })
+}
+
+/// A route to `origin` through one shipped filter.
+fn through(filter: &str, config: &str, origin: SocketAddr) -> Site {
+    Site::start(format!(
+        "listeners: {{ public: {{ address: \"127.0.0.1:0\" }} }}\n\
+         upstreams: {{ o: {{ endpoints: [{{ address: \"{origin}\" }}] }} }}\n\
+         filters: {{ f: {{ script: \"{}\", config: {config} }} }}\n\
+         routes: [{{ name: all, match: {{ path: \"/{{rest*}}\" }}, upstream: o, filters: [f] }}]\n",
+        shipped(filter)
+    ))
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packer.write_all(text).expect("packed");
+    packer.finish().expect("packed")
+}
+
+fn gunzip(packed: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut reader = flate2::read::MultiGzDecoder::new(packed);
+    std::io::Read::read_to_end(&mut reader, &mut text).expect("a whole gzip stream");
+    text
+}
+
+fn split(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
+    bytes.chunks(size).map(<[u8]>::to_vec).collect()
+}
+
+fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
+    answer.values(name).first().copied()
+}
+
+#[test]
+fn ac_034_fields_leave_json_and_all_else_stays() {
+    let json =
+        br#"{"id":9007199254740993,"user":{"ssn":"1","name":"x"},"items":[{"cost":1,"n":2}]}"#;
+    let less = br#"{"id":9007199254740993,"user":{"name":"x"},"items":[{"n":2}]}"#;
+    let config = "{ remove: [user.ssn, \"items[].cost\"] }";
+    let head = "Content-Type: application/json\r\nETag: \"1\"\r\nContent-MD5: x\r\n";
+    let site = through("json_fields", config, in_pieces(head, split(json, 7), Duration::ZERO));
+    let plain = site.get("/");
+    assert_eq!(plain.text().as_bytes(), less);
+    assert_eq!(header(&plain, "etag"), Some("W/\"1\""), "a weak validator");
+    assert_eq!((header(&plain, "content-md5"), header(&plain, "content-length")), (None, None));
+
+    let head = "Content-Type: application/json\r\nContent-Encoding: gzip\r\n";
+    let packed = in_pieces(head, split(&gzip(json), 5), Duration::ZERO);
+    let site = through("json_fields", config, packed);
+    let mut client = site.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nAccept-Encoding: gzip\r\n\r\n").expect("sent");
+    let answer = client.receive(false).expect("an answer");
+    assert_eq!(header(&answer, "content-encoding"), Some("gzip"));
+    assert_eq!(gunzip(&answer.body), less);
+    let unpacked = site.get("/");
+    assert_eq!(header(&unpacked, "content-encoding"), None, "a client that accepts none");
+    assert_eq!(unpacked.body, less);
+
+    let odd =
+        in_pieces("Content-Type: application/json\r\n", vec![b"{no".to_vec()], Duration::ZERO);
+    let site = through("json_fields", config, odd);
+    assert_eq!(site.get("/").body, b"{no");
+    site.logged("the body is no JSON");
+    let html = in_pieces("Content-Type: text/html\r\n", vec![json.to_vec()], Duration::ZERO);
+    assert_eq!(through("json_fields", config, html).get("/").body, json);
+}
+
+#[test]
+fn ac_037_text_is_replaced_as_it_streams_by() {
+    let first = [vec![b'x'; 10_000], b"http://ol".to_vec()].concat();
+    let pieces = vec![first, b"d.test and http://old.test".to_vec()];
+    let head = "Content-Type: text/html\r\nETag: \"1\"\r\n";
+    let origin = in_pieces(head, pieces, Duration::from_secs(1));
+    let site = through(
+        "replace_text",
+        "{ from: \"http://old.test\", to: \"https://new.example\" }",
+        origin,
+    );
+    let started = Instant::now();
+    let mut client = site.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nRange: bytes=0-9\r\n\r\n").expect("sent");
+    while client.buffered().iter().filter(|byte| **byte == b'x').count() < 10_000 - 64 {
+        client.fill().expect("more of the first half");
+    }
+    assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
+    let answer = client.receive(false).expect("an answer");
+    assert_eq!(answer.status, 200, "no part is transformed");
+    let expected = [vec![b'x'; 10_000], b"https://new.example and https://new.example".to_vec()];
+    assert_eq!(answer.body, expected.concat());
+    assert_eq!(
+        (header(&answer, "etag"), header(&answer, "content-length")),
+        (Some("W/\"1\""), None)
+    );
+}
+
+#[test]
+fn ac_040_links_are_rewritten_and_all_else_is_the_same() {
+    let page = "<!-- http://old.test/a --><A HREF='http://old.test/a?b=1&amp;c=2' title=\"http://old.test\">Gr\u{fc}\u{df}e http://old.test</A>\
+        <img src=http://old.test/i.png alt=x><LINK href=\"http://old.test/s.css\"><a href=\"/local\">l</a>\
+        <form action='http://old.test/f'></form><script>let u = 'http://old.test';</script>";
+    let expected = "<!-- http://old.test/a --><A HREF=\"https://new.test/a?b=1&amp;c=2\" title=\"http://old.test\">Gr\u{fc}\u{df}e http://old.test</A>\
+        <img src=\"https://new.test/i.png\" alt=x><LINK href=\"https://new.test/s.css\"><a href=\"/local\">l</a>\
+        <form action='http://old.test/f'></form><script>let u = 'http://old.test';</script>";
+    let config = "{ from: \"http://old.test\", to: \"https://new.test\" }";
+    for size in [1, 3, 1000] {
+        let head = "Content-Type: text/html; charset=utf-8\r\n";
+        let origin = in_pieces(head, split(page.as_bytes(), size), Duration::ZERO);
+        assert_eq!(through("html_links", config, origin).get("/").text(), expected, "by {size}");
+    }
+    let head = "Content-Type: text/html\r\nContent-Encoding: gzip\r\n";
+    let origin = in_pieces(head, split(&gzip(page.as_bytes()), 9), Duration::ZERO);
+    assert_eq!(through("html_links", config, origin).get("/").text(), expected, "packed");
+    let origin = in_pieces("Content-Type: text/plain\r\n", vec![page.into()], Duration::ZERO);
+    assert_eq!(through("html_links", config, origin).get("/").text(), page, "no HTML");
+}
+
+/// Card numbers in a stream of events, each of which comes on at once.
+#[test]
+fn cards_are_masked_in_a_stream_of_events() {
+    let pieces =
+        vec![b"data: 4111 1111 11".to_vec(), b"11 1111\n\n".to_vec(), b"data: 7\n\n".to_vec()];
+    let origin =
+        in_pieces("Content-Type: text/event-stream\r\n", pieces, Duration::from_millis(300));
+    let answer = through("mask_cards", "{}", origin).get("/");
+    assert_eq!(answer.text(), "data: **** **** **** 1111\n\ndata: 7\n\n");
+}
+
+/// However large a body is, the proxy holds a piece of it.
+#[test]
+fn a_large_document_passes_in_flat_memory() {
+    const PIECES: usize = 1600;
+    let piece = "<p>some text</p><a href=http://old.test/>x</a>".repeat(1400).into_bytes();
+    let size = piece.len();
+    let origin = raw_origin(move |mut stream| {
+        read_head(&mut stream);
+        let length = PIECES * size;
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let _ = stream.write_all(head.as_bytes());
+        for _ in 0..PIECES {
+            let _ = stream.write_all(&piece);
+        }
+    });
+    let config = "{ from: \"http://old.test\", to: \"https://new.test\", types: [text/html] }";
+    let site = through("replace_text", config, origin);
+    let (before, _) = memory(site.proxy.pid());
+    let mut client = site.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").expect("sent");
+    let answer = client.receive(false).expect("an answer");
+    assert!(answer.body.len() > PIECES * size, "{} bytes", answer.body.len());
+    let (_, highest) = memory(site.proxy.pid());
+    let grown = highest.saturating_sub(before);
+    assert!(grown < 24 << 20, "{grown} bytes more after {} bytes", answer.body.len());
 }

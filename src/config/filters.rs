@@ -103,6 +103,7 @@ impl std::fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterLimits {
     pub cpu: Duration,
+    pub body_cpu: Duration,
     pub wall: Duration,
     pub memory: usize,
     pub operations: u64,
@@ -114,6 +115,7 @@ impl Default for FilterLimits {
     fn default() -> Self {
         Self {
             cpu: Duration::from_millis(50),
+            body_cpu: Duration::from_secs(10),
             wall: Duration::from_secs(10),
             memory: 16 << 20,
             operations: 10_000_000,
@@ -212,8 +214,10 @@ section! {
 section! {
     /// What one run of a hook may use.
     pub struct RawFilterLimits as "filter limits" {
-        /// CPU time.
+        /// CPU time; also of the callbacks of transforms on each 64 KiB of a body.
         cpu: Duration = "50ms",
+        /// CPU time of the callbacks of transforms on one body as a whole.
+        body_cpu: Duration = "10s",
         /// Time in all, waiting included.
         wall: Duration = "10s",
         /// Memory.
@@ -283,6 +287,7 @@ fn resolve_limits(raw: RawFilterLimits, problems: &mut Problems) -> FilterLimits
     }
     FilterLimits {
         cpu: raw.cpu,
+        body_cpu: raw.body_cpu,
         wall: raw.wall,
         memory: usize::try_from(raw.memory.value.0).unwrap_or(usize::MAX),
         operations: raw.operations.value,

@@ -8,7 +8,7 @@ use std::task::Poll;
 use super::ctx::{Ctx, Facts};
 use super::dev;
 use super::fail::Failure;
-use super::filters::{Scene, Turn, count, tell_log};
+use super::filters::{Scene, Turn, count, tell_log_later};
 use crate::script::{After, Done, Exchange, Hook, Outcome, RequestDraft, Run};
 use crate::snapshot::{FilterState, RouteState, Shared, Snapshot};
 use crate::telemetry::trace::TraceContext;
@@ -30,7 +30,7 @@ impl Waiting {
         let (outcome, figures) = after.run(done).await;
         count(&filter, NAME, &outcome, figures);
         if let Outcome::Fault(fault) = &outcome {
-            tell_log(snapshot, &filter, NAME, fault, &request);
+            tell_log_later(snapshot, &filter, NAME, fault, &request);
         }
     }
 }

@@ -32,6 +32,10 @@ pub struct ScriptState {
     pub replacement: Option<Bytes>,
     /// Whether the origin's own body is to be thrown away.
     pub replaced: bool,
+    /// What filters gave for the body, the innermost first; its head is still to come.
+    pub given: Vec<super::transform::Given>,
+    /// The body on its way through what they gave.
+    pub body: Option<Box<super::transform::OnItsWay>>,
     /// The response's head, kept only where an `on_log` wants it.
     pub response: Option<ResponseDraft>,
     /// What hooks left for after the response.
@@ -169,6 +173,7 @@ pub fn of_response(head: &ResponseHeader, from: From) -> ResponseDraft {
         headers: head.headers.clone(),
         body: MessageBody::Untouched,
         from,
+        transforms: Vec::new(),
         cache: None,
     }
 }

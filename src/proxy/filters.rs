@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use log::Level;
+use parking_lot::Mutex;
 use pingora::ErrorType;
 use pingora_proxy::Session;
 
@@ -24,12 +25,15 @@ use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::state::{Place, State};
 use crate::telemetry::handles::RunCost;
 use crate::telemetry::trace::TraceContext;
+use crate::transform::Stage;
 use crate::upstream::client::{Client, ClientError, ClientRequest, Target};
 use crate::upstream::egress::{self, EgressError};
 
 /// How the request goes on after a hook.
 pub enum Next {
     Continue(Exchange),
+    /// As before, and the body that streams by passes this stage.
+    Transform(Exchange, Mutex<Box<dyn Stage>>),
     Answer(Exchange, ResponseDraft),
     Fail(Failure),
 }
@@ -88,13 +92,16 @@ pub async fn run_hook(
         Turn::Ran(ran, run) => (ran, run),
         Turn::Out(exchange) => return without(filter, Cause::Error, exchange),
     };
-    let Run { exchange, outcome, after, .. } = run;
+    let Run { exchange, outcome, body, after, .. } = run;
     if let Some(after) = after {
         let (filter, request) = (Arc::clone(ran), Arc::clone(&exchange.request));
         ctx.scripts.after.lock().push(Waiting { after, filter, request });
     }
     match outcome {
-        Outcome::Continue => Next::Continue(exchange),
+        Outcome::Continue => match body {
+            Some(stage) => Next::Transform(exchange, Mutex::new(stage)),
+            None => Next::Continue(exchange),
+        },
         Outcome::Answer(answer) => Next::Answer(exchange, answer),
         Outcome::Fault(fault) => without(filter, fault.cause, exchange),
     }
@@ -171,7 +178,7 @@ impl<'s> Scene<'s> {
             _ => None,
         };
         if let Some(fault) = fault {
-            tell_log(snapshot, filter, hook.name(), fault, &run.exchange.request);
+            tell_log_later(snapshot, filter, hook.name(), fault, &run.exchange.request);
         }
         dev::note(notes, filter, hook, label(&run.outcome), (run.figures, fault));
         run
@@ -194,14 +201,7 @@ pub fn refuse_all(
     let mut failure = None;
     for filter in filters {
         filter.metrics.run(Hook::Response.name(), "fault", RunCost::default());
-        let facts = ctx.facts.as_ref();
-        if let Some(suppressed) = facts.and_then(|f| f.snapshot.failures_logged.admit()) {
-            let (name, hook) = (&filter.config.name, Hook::Response.name());
-            let id = facts.map_or("", |facts| facts.request_id.to_str().unwrap_or_default());
-            let route = ctx.routed.as_ref().map_or("-", |routed| &*routed.route.name);
-            let more = more_not_shown(suppressed);
-            log::error!("filter {name} {hook} request {id} route {route}: {why}{more}");
-        }
+        tell_log(ctx, filter, Hook::Response.name(), &why.to_string());
         if filter.config.on_fault != OnFault::Open {
             failure.get_or_insert(Failure::FilterFault(filter.config.name.to_string()));
         }
@@ -239,39 +239,70 @@ pub fn label(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Continue => "continue",
         Outcome::Answer(_) => "answer",
-        Outcome::Fault(fault) => match fault.cause {
-            Cause::Limit(_) => "limit",
-            Cause::Busy => "busy",
-            Cause::Panic => "panic",
-            Cause::Error | Cause::Returned => "fault",
-        },
+        Outcome::Fault(fault) => label_of(fault),
     }
 }
 
-/// All that the author needs, none of which the client gets, in one line.
-pub fn tell_log(
+pub fn label_of(fault: &Fault) -> &'static str {
+    match fault.cause {
+        Cause::Limit(_) => "limit",
+        Cause::Busy => "busy",
+        Cause::Panic => "panic",
+        Cause::Error | Cause::Returned => "fault",
+    }
+}
+
+/// Counts and logs a fault after the hook's own end.
+pub fn note_fault(ctx: &Ctx, filter: &FilterState, fault: &Fault) {
+    if let Cause::Limit(hit) = fault.cause {
+        filter.metrics.limit_hit(hit.kind.name());
+    }
+    tell_log(ctx, filter, fault.hook.name(), &text_of(fault));
+}
+
+/// Tells the log of what went wrong for a filter in a request.
+pub fn tell_log(ctx: &Ctx, filter: &FilterState, hook: &str, text: &str) {
+    let Some(facts) = &ctx.facts else { return };
+    let id = facts.request_id.to_str().unwrap_or_default();
+    let route = ctx.routed.as_ref().map_or("-", |routed| &*routed.route.name);
+    write_log(&facts.snapshot, filter, hook, (id, route), text);
+}
+
+/// The same, once the request is gone.
+pub fn tell_log_later(
     snapshot: &Snapshot,
     filter: &FilterState,
     what: &str,
     fault: &Fault,
     request: &RequestDraft,
 ) {
+    write_log(snapshot, filter, what, (&request.id, &request.route), &text_of(fault));
+}
+
+fn write_log(
+    snapshot: &Snapshot,
+    filter: &FilterState,
+    what: &str,
+    (id, route): (&str, &str),
+    text: &str,
+) {
     let Some(suppressed) = snapshot.failures_logged.admit() else { return };
-    let name = &filter.config.name;
-    let (id, route) = (&request.id, &request.route);
-    let mut text = format!("filter {name} {what} request {id} route {route}: ");
+    let (name, more) = (&filter.config.name, more_not_shown(suppressed));
+    log::error!("filter {name} {what} request {id} route {route}: {text}{more}");
+}
+
+/// All that the author needs, none of which the client gets.
+fn text_of(fault: &Fault) -> String {
     if fault.cause == Cause::Busy {
         // Nothing of the script has run, so it has no place.
-        text.push_str(&fault.message);
-    } else {
-        let (file, line, column) = (fault.file.display(), fault.line, fault.column);
-        text.push_str(&format!("{file}:{line}:{column}: {}", fault.message));
-        let source = fault.source_line.trim();
-        if !source.is_empty() {
-            text.push_str(&format!(" | {source}"));
-        }
+        return fault.message.clone();
     }
-    log::error!("{text}{}", more_not_shown(suppressed));
+    let Fault { line, column, message, .. } = fault;
+    let text = format!("{}:{line}:{column}: {message}", fault.file.display());
+    match fault.source_line.trim() {
+        "" => text,
+        source => format!("{text} | {source}"),
+    }
 }
 
 /// What a filter reaches during one run.

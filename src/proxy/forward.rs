@@ -17,6 +17,7 @@ use super::head::{
 };
 use crate::config::routes::Rewrite;
 use crate::config::upstreams::Protocol;
+use crate::transform;
 
 /// The headers added here, at most.
 const ADDED: usize = 8;
@@ -37,6 +38,8 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
     };
     let host = routed.upstream.as_ref().and_then(|u| u.pool.config().host.as_deref());
     let given = &session.req_header().headers;
+    let mut filters = routed.route.filters.iter();
+    let transforms = filters.any(|filter| filter.script.transforms());
     head::edit(head, |parts| {
         if let Some(rewrite) = &routed.route.config.rewrite {
             rewrite_path(&mut parts.uri, rewrite)?;
@@ -58,6 +61,9 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
             headers.remove(&TRACESTATE);
         }
         head::append(headers, &header::VIA, via);
+        if transforms {
+            transform::ask(headers);
+        }
         Ok(())
     })
 }

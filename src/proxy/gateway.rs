@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::HeaderMap;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
@@ -187,8 +188,18 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Box<Ctx>,
     ) -> Result<Option<Duration>> {
-        response::body(ctx, body, end);
+        response::body(ctx, body, end)?;
         Ok(None)
+    }
+
+    /// The body ended before, without its last piece.
+    async fn response_trailer_filter(
+        &self,
+        session: &mut Session,
+        _trailers: &mut HeaderMap,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<Option<Bytes>> {
+        response::before_trailers(session, ctx).await
     }
 
     fn fail_to_connect(

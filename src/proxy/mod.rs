@@ -44,5 +44,7 @@ mod route;
 pub mod schedule;
 /// A session in place of the client's own, with a body that we hold.
 mod stand_in;
+/// Bodies that filters transform as they stream by.
+mod transform;
 
 pub use gateway::Gateway;

@@ -74,7 +74,7 @@ async fn run_hooks(
         if filter.script.has(Hook::Request) {
             exchange =
                 match run_watched(session, shared, ctx, filter, Hook::Request, exchange).await {
-                    Next::Continue(exchange) => exchange,
+                    Next::Continue(exchange) | Next::Transform(exchange, _) => exchange,
                     Next::Fail(failure) => return Err(ctx.refuse(failure)),
                     Next::Answer(_, answer) => {
                         ctx.outcome.answered_by = Some(filter.config.name.clone());
@@ -122,7 +122,7 @@ async fn run_upstream_hooks(
         exchange = match run_watched(session, shared, ctx, filter, Hook::UpstreamRequest, exchange)
             .await
         {
-            Next::Continue(exchange) => exchange,
+            Next::Continue(exchange) | Next::Transform(exchange, _) => exchange,
             Next::Fail(failure) => return Err(ctx.refuse(failure)),
             Next::Answer(_, answer) => {
                 ctx.outcome.answered_by = Some(filter.config.name.clone());

@@ -17,6 +17,7 @@ use super::fail::{self, Failure, Page};
 use super::filters::{self, Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
 use super::peer;
+use super::transform::{self, Given};
 use crate::script::{From, Hook, MessageBody, ResponseDraft};
 use crate::snapshot::Shared;
 
@@ -65,7 +66,7 @@ async fn run_upstream_filters(
         exchange = match run_watched(session, shared, ctx, filter, hook, exchange).await {
             Next::Continue(exchange) => exchange,
             Next::Fail(failure) => return Err(ctx.refuse(failure)),
-            Next::Answer(..) => return Err(ctx.refuse(other_body())),
+            Next::Transform(..) | Next::Answer(..) => return Err(ctx.refuse(other_body())),
         };
     }
     let Some(edited) = exchange.response.filter(|edited| !Arc::ptr_eq(&draft, edited)) else {
@@ -162,6 +163,7 @@ async fn show(
                 replace_body(session, head, ctx, body)?;
             }
         }
+        transform::begin(session, head, ctx)?;
     }
     finish_head(session, head, ctx, shared)
 }
@@ -202,6 +204,10 @@ async fn run_filters(
         }
         exchange = match run_watched(session, shared, ctx, filter, Hook::Response, exchange).await {
             Next::Continue(exchange) => exchange,
+            Next::Transform(exchange, stage) => {
+                ctx.scripts.given.push(Given { filter: Arc::clone(filter), stage });
+                exchange
+            }
             Next::Fail(failure) => return Err(ctx.refuse(failure)),
             Next::Answer(mut exchange, answer) => {
                 ctx.outcome.answered_by = Some(filter.config.name.clone());
@@ -209,6 +215,10 @@ async fn run_filters(
                 exchange
             }
         };
+        // What inner filters gave was for a body that has been replaced.
+        if exchange.response.as_ref().is_some_and(|draft| draft.body != MessageBody::Untouched) {
+            ctx.scripts.given.clear();
+        }
     }
     let missing = || ctx.refuse(Failure::Internal("a filter's run lost the response".into()));
     exchange.response.ok_or_else(missing)
@@ -235,14 +245,29 @@ fn replace_body(
 }
 
 /// A piece of the response's body on its way to the client.
-pub fn body(ctx: &mut Ctx, body: &mut Option<Bytes>, end: bool) {
-    if !ctx.scripts.replaced {
-        return;
+pub fn body(ctx: &mut Ctx, body: &mut Option<Bytes>, end: bool) -> Result<()> {
+    if ctx.scripts.replaced {
+        *body = match end {
+            true => ctx.scripts.replacement.take(),
+            false => None,
+        };
     }
-    *body = match end {
-        true => ctx.scripts.replacement.take(),
-        false => None,
-    };
+    transform::piece(ctx, body, end)
+}
+
+/// The origin sends trailers, so no piece was the last. What a filter still has to send takes
+/// their place: they were about other bytes.
+pub async fn before_trailers(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Bytes>> {
+    if !ctx.scripts.replaced && ctx.scripts.body.is_none() {
+        return Ok(None);
+    }
+    let mut rest = None;
+    if let Err(error) = body(ctx, &mut rest, true) {
+        // Pingora would only log it, and end the response as if it were whole.
+        session.downstream_session.shutdown().await;
+        return Err(error);
+    }
+    Ok(Some(rest.unwrap_or_default()))
 }
 
 fn finish_head(
@@ -334,7 +359,7 @@ async fn ask_on_error(
     let entered = route.filters.iter().take(ctx.scripts.entered);
     for filter in entered.rev().filter(|filter| filter.script.has(Hook::Error)) {
         match run_hook(shared, ctx, filter, Hook::Error, exchange).await {
-            Next::Continue(next) => exchange = next,
+            Next::Continue(next) | Next::Transform(next, _) => exchange = next,
             Next::Answer(_, answer) => {
                 ctx.outcome.answered_by = Some(filter.config.name.clone());
                 return Some(answer);

@@ -1,25 +1,22 @@
 //! `after_response`: work that a hook leaves for when the client has its response.
 //!
-//! Script values never leave their fiber, so the hook's own fiber stays where it is, with what the
-//! work captured on its stack. It hands out what the hook made, rests, and goes on by the end.
+//! It stays on the hook's own fiber, which rests meanwhile (see `rest`).
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
-use tokio::sync::oneshot;
+use rhai::{Dynamic, EvalAltResult, FnPtr, Map};
 use tokio::task::JoinSet;
 
-use super::compile::Script;
-use super::exchange::Exchange;
+use super::callback::Scene;
 use super::fault::Fault;
-use super::fiber::{self, Ended, Fiber};
+use super::fiber::Ended;
 use super::hooks::Hook;
 use super::meter::RunFigures;
-use super::run::{Left, Outcome, outcome_of};
+use super::rest::Resting;
+use super::run::{Outcome, judge};
 
 /// How the response went, for the work that comes after it.
 #[derive(Debug, Clone, Copy)]
@@ -42,111 +39,58 @@ pub struct Work {
     pub if_aborted: bool,
 }
 
-/// A fiber that rests until the response has gone.
+/// A fiber that does its work once the response has gone.
 pub struct After {
-    script: Arc<Script>,
-    hook: Hook,
-    fiber: Fiber<Box<Left>>,
-    go: oneshot::Sender<Done>,
-    if_aborted: bool,
-}
-
-/// What a resting fiber hands out.
-struct Handed {
-    left: Box<Left>,
-    go: oneshot::Sender<Done>,
+    resting: Arc<Resting>,
     if_aborted: bool,
 }
 
 impl fmt::Debug for After {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("After").field("hook", &self.hook).finish_non_exhaustive()
+        f.debug_struct("After").field("hook", &self.hook()).finish_non_exhaustive()
     }
 }
 
 impl After {
-    /// The hook's end, as if its fiber had ended, and what rests.
-    pub(super) fn resting(
-        script: &Arc<Script>,
-        hook: Hook,
-        fiber: Fiber<Box<Left>>,
-        handed: Box<dyn Any + Send>,
-    ) -> (Ended<Box<Left>>, Option<Self>) {
-        let figures = fiber.figures();
-        let Ok(handed) = handed.downcast::<Handed>() else {
-            let result = Err("a fiber rests with something else".to_owned());
-            return (Ended { result, stop: None, figures }, None);
-        };
-        let Handed { left, go, if_aborted } = *handed;
-        let after = Self { script: Arc::clone(script), hook, fiber, go, if_aborted };
-        (Ended { result: Ok(left), stop: None, figures }, Some(after))
+    pub(super) fn new(resting: Arc<Resting>, if_aborted: bool) -> Self {
+        Self { resting, if_aborted }
     }
 
     /// The hook that left it.
     pub fn hook(&self) -> Hook {
-        self.hook
+        self.resting.hook
     }
 
     /// Whether there is something to do after such a response.
     pub fn is_wanted(&self, done: &Done) -> bool {
-        self.if_aborted || !done.aborted
+        (self.if_aborted || !done.aborted) && self.resting.fiber.lock().is_some()
     }
 
-    /// Runs it within limits of its own, which are those of a hook.
+    /// Runs it within limits of its own, which are those of a hook. The body is over, even if not
+    /// all of it came.
     pub async fn run(self, done: Done) -> (Outcome, RunFigures) {
-        let Self { script, hook, fiber, go, .. } = self;
-        // The receiver is on the fiber, which we hold.
-        let _ = go.send(done);
+        let Resting { script, hook, limits, fiber } = &*self.resting;
+        let fiber = fiber.lock().take();
+        let Some(mut fiber) = fiber else { return (Outcome::Continue, RunFigures::default()) };
+        fiber.tell(*limits, Box::new(done));
         let Ended { result, stop, figures } = fiber.await;
-        (outcome_of(&script, hook, result, stop).0, figures)
+        (judge(script, *hook, result, stop).0, figures)
     }
 }
 
-/// On the fiber, at the end of a hook that left work: hands out what the hook made, and does the
-/// work once the response has gone.
-pub(super) fn rest(
-    script: &Script,
-    hook: Hook,
-    tag: Dynamic,
-    work: Vec<Work>,
-    left: Box<Left>,
-) -> Box<Left> {
-    let exchange: Exchange = left.1.clone();
-    let (go, gone) = oneshot::channel();
-    let if_aborted = work.iter().any(|work| work.if_aborted);
-    let outcome = match fiber::rest(Handed { left, go, if_aborted }, gone) {
-        Some(Ok(done)) => match run_all(script, tag, work, &done) {
-            Ok(()) => Outcome::Continue,
-            Err(error) => Outcome::Fault(Box::new(Fault::from_error(script, hook, &error))),
-        },
-        // Nobody wants it any more.
-        Some(Err(_)) | None => Outcome::Continue,
-    };
-    Box::new((outcome, exchange))
-}
-
-fn run_all(
-    script: &Script,
-    tag: Dynamic,
-    work: Vec<Work>,
-    done: &Done,
-) -> Result<(), Box<EvalAltResult>> {
-    let mut global = script.engine.new_global_runtime_state();
-    global.tag = tag;
-    global.source = script.ast.source().map(Into::into);
-    global.lib.push(script.ast.shared_lib().clone());
-    let name = "after_response";
-    let context: NativeCallContext = (&script.engine, name, None, &global, Position::NONE).into();
+/// On the fiber, once the response has gone.
+pub(super) fn run_all(scene: &Scene, work: Vec<Work>, done: &Done) -> Outcome {
     for Work { function, .. } in work.iter().filter(|work| work.if_aborted || !done.aborted) {
-        match function.call_raw(&context, None, [facts(done)]) {
+        let called = match scene.call(function, [facts(done)]) {
             // A closure without a parameter.
-            Err(error) if is_without_parameter(&error, function) => {
-                drop(function.call_raw(&context, None, [])?);
-            }
-            called => drop(called?),
+            Err(error) if is_without_parameter(&error, function) => scene.call(function, []),
+            called => called,
+        };
+        if let Err(error) = called {
+            return Outcome::Fault(Box::new(Fault::from_error(&scene.script, scene.hook, &error)));
         }
     }
-    Ok(())
+    Outcome::Continue
 }
 
 fn is_without_parameter(error: &EvalAltResult, function: &FnPtr) -> bool {

@@ -30,6 +30,7 @@ use crate::state::Lists;
 pub(super) const LOAD_LIMITS: Limits = Limits {
     operations: 1_000_000,
     cpu: Duration::from_secs(2),
+    body_cpu: Duration::ZERO,
     wall: Duration::from_secs(10),
     memory: 64 << 20,
     fibers: LIVE_FIBERS,
@@ -56,6 +57,7 @@ pub struct Script {
     imports: Imports,
     hooks: Vec<Hook>,
     pub(super) shares: bool,
+    transforms: bool,
     pub(super) caches: Pool,
 }
 
@@ -69,6 +71,11 @@ impl Script {
     /// Whether the hook is defined; one that is not costs nothing.
     pub fn has(&self, hook: Hook) -> bool {
         self.hooks.contains(&hook)
+    }
+
+    /// Whether it may transform bodies that come for it, as far as its text tells.
+    pub fn transforms(&self) -> bool {
+        self.transforms
     }
 
     pub fn name(&self) -> &str {
@@ -207,12 +214,14 @@ impl Load {
         let hooks = Hook::ALL.into_iter();
         let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
         let hooks = hooks.collect();
+        let imported = self.imports.files();
+        let mut asts = std::iter::once(&ast).chain(imported.iter().map(|imported| &imported.ast));
+        let transforms = asts.clone().any(Lint::transforms);
+        let shares = asts.any(leaks::shares);
         let ast = ast.clone_functions_only();
-        let shares =
-            leaks::shares(&ast) || self.imports.files().iter().any(|i| leaks::shares(&i.ast));
         let Self { file, facts, imports, source, .. } = self;
         let caches = Pool::default();
-        Ok(Script { engine, ast, facts, file, source, imports, hooks, shares, caches })
+        Ok(Script { engine, ast, facts, file, source, imports, hooks, shares, transforms, caches })
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {

@@ -107,6 +107,8 @@ pub struct ResponseDraft {
     pub headers: HeaderMap,
     pub body: MessageBody,
     pub from: From,
+    /// What the running hook gave for the body, by numbers of its run; empty outside of runs.
+    pub transforms: Vec<usize>,
     /// How it is to be stored; there in `on_upstream_response` only.
     pub cache: Option<Box<Wishes>>,
 }
@@ -115,7 +117,8 @@ impl ResponseDraft {
     /// A filter's own response.
     pub fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let body = MessageBody::Replaced(body.into());
-        Self { status, headers: HeaderMap::new(), body, from: From::Filter, cache: None }
+        let (transforms, cache) = (Vec::new(), None);
+        Self { status, headers: HeaderMap::new(), body, from: From::Filter, transforms, cache }
     }
 }
 

@@ -50,6 +50,15 @@ impl Fault {
         fault
     }
 
+    /// At a place in the script's own file.
+    pub(super) fn at(script: &Script, hook: Hook, position: Position, message: String) -> Self {
+        let mut fault = Self::new(script, hook, Cause::Error, message);
+        if !position.is_none() {
+            fault.place(script, position);
+        }
+        fault
+    }
+
     fn place(&mut self, script: &Script, position: Position) {
         self.line = position.line().unwrap_or(0);
         self.column = position.position().unwrap_or(0);
@@ -57,17 +66,37 @@ impl Fault {
     }
 
     pub(super) fn limit(script: &Script, hook: Hook, hit: LimitHit) -> Self {
-        Self::new(script, hook, Cause::Limit(hit), format!("the script met {hit}"))
+        let mut fault = Self::new(script, hook, Cause::Error, String::new());
+        fault.meet(hit);
+        fault
+    }
+
+    /// A limit stopped the script here.
+    pub(super) fn meet(&mut self, hit: LimitHit) {
+        self.cause = Cause::Limit(hit);
+        self.message = format!("the script met {hit}");
     }
 
     pub(super) fn from_error(script: &Script, hook: Hook, error: &EvalAltResult) -> Self {
+        Self::from_error_near(script, hook, Position::NONE, error)
+    }
+
+    /// As [`Fault::from_error`]; `near` is the place where no nearer one is known.
+    pub(super) fn from_error_near(
+        script: &Script,
+        hook: Hook,
+        near: Position,
+        error: &EvalAltResult,
+    ) -> Self {
         let (file, inner, position) = innermost(error);
         let mut fault = match limit_of(inner) {
             Some(hit) => Self::limit(script, hook, hit),
             None => Self::new(script, hook, Cause::Error, text_of(inner)),
         };
-        // Rhai loses the place where a limit stopped it: what is left is the hook.
-        if !position.is_none() {
+        // Rhai loses the place where a limit stopped it.
+        if position.is_none() && !near.is_none() {
+            fault.place(script, near);
+        } else if !position.is_none() {
             fault.place(script, position);
             if let Some(file) = file.map(PathBuf::from).filter(|file| file != script.file()) {
                 fault.file = file;

@@ -35,8 +35,8 @@ pub fn left_behind(script: &Script, before: &RequestDraft, run: &Run) -> u64 {
     let waits = isize::try_from(run.figures.waits).unwrap_or(isize::MAX);
     let faulted = matches!(run.outcome, Outcome::Fault(_));
     let most = waits.saturating_mul(CELLS_OF_A_WAIT) + if faulted { CELLS_OF_A_FAULT } else { 0 };
-    // What rests after its hook holds its values still.
-    if !script.shares || run.after.is_some() || cells <= most {
+    // What goes on after its hook holds its values still.
+    if !script.shares || run.after.is_some() || run.body.is_some() || cells <= most {
         return 0;
     }
     let given = given_out(before, run);

@@ -11,6 +11,8 @@ pub struct Limits {
     pub operations: u64,
     /// Time on a worker thread, waiting not included.
     pub cpu: Duration,
+    /// Time on a worker thread of all callbacks on one body together; each piece has `cpu`.
+    pub body_cpu: Duration,
     /// Time in all.
     pub wall: Duration,
     /// Bytes allocated and not yet freed.
@@ -27,6 +29,7 @@ impl std::convert::From<&FilterLimits> for Limits {
         Self {
             operations: limits.operations,
             cpu: limits.cpu,
+            body_cpu: limits.body_cpu,
             wall: limits.wall,
             memory: limits.memory,
             fibers: LIVE_FIBERS,

@@ -5,6 +5,7 @@
 mod after;
 mod api;
 mod caches;
+mod callback;
 mod compile;
 mod coverage;
 mod crypto;
@@ -21,6 +22,7 @@ mod imports;
 mod leaks;
 mod lint;
 mod meter;
+mod rest;
 mod run;
 #[cfg(test)]
 mod tests;

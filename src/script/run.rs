@@ -2,25 +2,30 @@
 
 use std::sync::Arc;
 
-use rhai::{Dynamic, EvalAltResult, EvalContext, Map, Scope};
+use http::{HeaderMap, Method};
+use rhai::{Dynamic, EvalAltResult, EvalContext, GlobalRuntimeState, Map, Scope};
 
-use super::after::{self, After};
-use super::api::{self, Objects, Response};
+use super::after::{After, Work};
+use super::api::{self, Given, Objects, Response};
+use super::callback::{self, Scene};
 use super::compile::Script;
-use super::exchange::{Exchange, ResponseDraft};
+use super::exchange::{Exchange, MessageBody, ResponseDraft};
 use super::fault::{Cause, Fault};
-use super::fiber::{Ended, Fiber, NoStack, Stop, Turn};
+use super::fiber::{self, Ended, Fiber, NoStack, Stop, Turn};
 use super::hooks::Hook;
 use super::host::Host;
 use super::meter::{Limits, RunFigures};
+use super::rest::{self, Needs, Resting};
+use crate::transform::{Body, Error, Fit, Pipeline, Stage, fit};
 
 /// What a run leaves.
-#[derive(Debug)]
 pub struct Run {
     /// Edited; on a fault as it was before.
     pub exchange: Exchange,
     pub outcome: Outcome,
     pub figures: RunFigures,
+    /// What becomes of the body that streams by after the hook.
+    pub body: Option<Box<dyn Stage>>,
     /// What is left to be done after the response.
     pub after: Option<After>,
 }
@@ -45,8 +50,7 @@ pub async fn run(
     limits: Limits,
 ) -> Run {
     if !script.has(hook) {
-        let figures = RunFigures::default();
-        return Run { exchange, outcome: Outcome::Continue, figures, after: None };
+        return Run::without_rest(exchange, Outcome::Continue);
     }
     let before = exchange.clone();
     let mut ctx = Rollback::of(&before);
@@ -58,15 +62,24 @@ pub async fn run(
         Ok(fiber) => fiber,
         Err(error) => return refused(script, hook, before, &error),
     };
-    let (Ended { result, stop, figures }, after) = match fiber.turn().await {
-        Turn::Ended(ended) => (ended, None),
-        Turn::Rests(handed) => After::resting(script, hook, fiber, handed),
+    let (Ended { result, stop, figures }, needs) = match fiber.turn().await {
+        Turn::Ended(ended) => (ended, Needs::default()),
+        Turn::Rests(handed) => Resting::begin((script.clone(), hook), fiber, limits, handed),
     };
-    let (outcome, edited) = outcome_of(script, hook, result, stop);
+    let (outcome, edited) = judge(script, hook, result, stop);
     if edited.is_some() {
         ctx.before = None;
     }
-    Run { exchange: edited.unwrap_or(before), outcome, figures, after }
+    let Needs { body, after } = needs;
+    let (exchange, stages) = edited.unwrap_or((before, None));
+    let body = body.or_else(|| stages.map(|stages| Box::new(stages) as Box<dyn Stage>));
+    Run { exchange, outcome, figures, body, after }
+}
+
+impl Run {
+    fn without_rest(exchange: Exchange, outcome: Outcome) -> Self {
+        Self { exchange, outcome, figures: RunFigures::default(), body: None, after: None }
+    }
 }
 
 /// Restores ctx unless the run ended well; a dropped run is also undone.
@@ -93,33 +106,145 @@ impl Drop for Rollback {
 
 fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> Run {
     let fault = Box::new(Fault::new(script, hook, Cause::Busy, error.to_string()));
-    let figures = RunFigures::default();
-    Run { exchange, outcome: Outcome::Fault(fault), figures, after: None }
+    Run::without_rest(exchange, Outcome::Fault(fault))
 }
 
 /// On the fiber. All script values die here; only plain types leave.
 ///
-/// Boxed, and made after the call in frames of its own: what lies on the stack while the script
+/// What is left is boxed, and made after the call in frames of its own: what lies on the stack while the script
 /// waits is what thousands of waiting scripts hold.
-fn invoke(script: &Script, hook: Hook, exchange: Exchange, host: Arc<dyn Host>) -> Box<Left> {
-    let objects = Objects::new(exchange);
-    let tag = api::tag_for_run(&script.facts, host, objects.ctx());
+fn invoke(script: &Arc<Script>, hook: Hook, exchange: Exchange, host: Arc<dyn Host>) -> End {
+    let (objects, given) = (Objects::new(exchange), Given::default());
+    let tag = api::tag_for_run(&script.facts, host, objects.ctx(), given.clone());
     if hook == Hook::Schedule {
         // There is no response, so no work for after it can be left.
         api::work_after(&tag);
     }
-    let called = call(script, hook, &objects, tag.clone());
+    let (called, global) = call(script, hook, &objects, tag);
     let left = conclude(script, hook, objects, called);
-    match api::work_after(&tag) {
-        work if work.is_empty() || matches!(left.0, Outcome::Fault(_)) => left,
-        work => after::rest(script, hook, tag, work, left),
+    let work = api::work_after(&global.tag);
+    let end = match &left.outcome {
+        Outcome::Continue | Outcome::Answer(_) if left.transforms() || !work.is_empty() => {
+            go_on(&Arc::new(Scene { script: script.clone(), hook, global }), left, &given, work)
+        }
+        _ => End::Hook(left),
+    };
+    given.clear();
+    end
+}
+
+/// What a fiber ends with.
+pub(super) enum End {
+    Hook(Box<Left>),
+    /// What the hook left was handed out before.
+    Rest(Outcome),
+}
+
+/// What a hook leaves.
+pub(super) struct Left {
+    outcome: Outcome,
+    exchange: Exchange,
+    /// For the body that streams by, where that needs no fiber.
+    stages: Option<Pipeline>,
+}
+
+impl Left {
+    /// The response whose body counts.
+    fn response(&mut self) -> Option<&mut ResponseDraft> {
+        match &mut self.outcome {
+            Outcome::Answer(draft) => Some(draft),
+            Outcome::Continue => self.exchange.response.as_mut().map(Arc::make_mut),
+            Outcome::Fault(_) => None,
+        }
+    }
+
+    fn transforms(&self) -> bool {
+        match &self.outcome {
+            Outcome::Answer(draft) => !draft.transforms.is_empty(),
+            Outcome::Continue => {
+                self.exchange.response.as_ref().is_some_and(|draft| !draft.transforms.is_empty())
+            }
+            Outcome::Fault(_) => false,
+        }
     }
 }
 
-pub(super) type Left = (Outcome, Exchange);
+/// What comes after the hook's end, as far as it is to be done on its fiber.
+#[inline(never)]
+fn go_on(scene: &Arc<Scene>, mut left: Box<Left>, given: &Given, work: Vec<Work>) -> End {
+    match transform(scene, &mut left, given) {
+        Ok(None) if work.is_empty() => End::Hook(left),
+        Ok(body) => End::Rest(rest::rest(scene, left, body, work)),
+        Err(fault) => {
+            left.outcome = Outcome::Fault(fault);
+            End::Hook(left)
+        }
+    }
+}
+
+/// A body in hand is transformed at once, one that streams by as it comes. Gives the stages that
+/// need the fiber for that.
+fn transform(
+    scene: &Arc<Scene>,
+    left: &mut Left,
+    given: &Given,
+) -> Result<Option<Pipeline>, Box<Fault>> {
+    if !left.transforms() {
+        return Ok(None);
+    }
+    let Some(draft) = left.response() else { return Ok(None) };
+    let calls_back = given.call_back(&draft.transforms);
+    let stages = callback::pipeline(scene, given, draft)?;
+    draft.transforms.clear();
+    if let MessageBody::Replaced(body) | MessageBody::Held(body) = &draft.body {
+        let body = body.clone();
+        fiber::forbid_waits(true);
+        at_once(scene, draft, stages, &body)?;
+        fiber::forbid_waits(false);
+        return Ok(None);
+    }
+    let obstacle = match scene.hook {
+        Hook::Log => Some("this body has been sent, and cannot be transformed any more"),
+        Hook::UpstreamResponse => Some("this body is stored as it comes; use on_response"),
+        _ => None,
+    };
+    if let Some(obstacle) = obstacle {
+        let message = obstacle.to_owned();
+        return Err(Box::new(Fault::new(&scene.script, scene.hook, Cause::Error, message)));
+    }
+    if calls_back {
+        return Ok(Some(stages));
+    }
+    left.stages = Some(stages);
+    Ok(None)
+}
+
+/// Transforms a body that is in hand; it is sent unpacked.
+fn at_once(
+    scene: &Scene,
+    draft: &mut ResponseDraft,
+    stages: Pipeline,
+    body: &[u8],
+) -> Result<(), Box<Fault>> {
+    let broken = |error| callback::fault(scene, error);
+    match fit(&Method::GET, &HeaderMap::new(), draft.status, &mut draft.headers) {
+        Ok(Fit::HeadOnly) => Ok(()),
+        Ok(Fit::Body { from, .. }) => {
+            let mut way = Body::new(stages, from, None).map_err(broken)?;
+            draft.body = MessageBody::Replaced(way.take(body, true).map_err(broken)?.into());
+            Ok(())
+        }
+        Err(obstacle) => Err(callback::fault(scene, Error::Callback(obstacle.into()))),
+    }
+}
 
 #[inline(never)]
-fn call(script: &Script, hook: Hook, objects: &Objects, tag: Dynamic) -> Called {
+fn call(
+    script: &Script,
+    hook: Hook,
+    objects: &Objects,
+    tag: Dynamic,
+) -> (Called, GlobalRuntimeState) {
     let mut global = script.engine.new_global_runtime_state();
     global.tag = tag;
     global.source = script.ast.source().map(Into::into);
@@ -131,7 +256,7 @@ fn call(script: &Script, hook: Hook, objects: &Objects, tag: Dynamic) -> Called 
     let mut arguments: Vec<_> = arguments.iter_mut().collect();
     let called = context.call_fn_raw(hook.name(), false, false, &mut arguments);
     script.caches.give_back(kept);
-    called
+    (called, global)
 }
 
 #[inline(never)]
@@ -140,7 +265,7 @@ fn conclude(script: &Script, hook: Hook, objects: Objects, called: Called) -> Bo
         Ok(value) => returned(script, hook, &objects, value),
         Err(error) => thrown(script, hook, &error),
     };
-    Box::new((outcome, objects.into_exchange()))
+    Box::new(Left { outcome, exchange: objects.into_exchange(), stages: None })
 }
 
 fn returned(script: &Script, hook: Hook, objects: &Objects, value: Dynamic) -> Outcome {
@@ -177,26 +302,33 @@ fn thrown(script: &Script, hook: Hook, error: &EvalAltResult) -> Outcome {
     Outcome::Fault(Box::new(Fault::from_error(script, hook, error)))
 }
 
-/// The outcome, and the edited exchange when its edits count.
-pub(super) fn outcome_of(
+/// The outcome of a part of a run; after a hook's good end also the edited exchange, and what
+/// becomes of the body.
+pub(super) fn judge(
     script: &Script,
     hook: Hook,
-    result: Result<Box<Left>, String>,
+    result: Result<End, String>,
     stop: Option<Stop>,
-) -> (Outcome, Option<Exchange>) {
-    match (result.map(|left| *left), stop) {
-        (Ok((Outcome::Fault(mut fault), _)), stop) => {
+) -> (Outcome, Option<(Exchange, Option<Pipeline>)>) {
+    let (outcome, edited) = match result {
+        Ok(End::Hook(left)) => {
+            let Left { outcome, exchange, stages } = *left;
+            (outcome, Some((exchange, stages)))
+        }
+        Ok(End::Rest(outcome)) => (outcome, None),
+        Err(panic) => {
+            let message = format!("a function of the proxy panicked: {panic}");
+            (Outcome::Fault(Box::new(Fault::new(script, hook, Cause::Panic, message))), None)
+        }
+    };
+    match (outcome, stop) {
+        (Outcome::Fault(mut fault), stop) => {
             if let Some(Stop::Limit(hit)) = stop {
-                fault.cause = Cause::Limit(hit);
-                fault.message = format!("the script met {hit}");
+                fault.meet(hit);
             }
             (Outcome::Fault(fault), None)
         }
         // A limit met in the very last native, after which nothing looked again.
-        (Ok((outcome, exchange)), _) => (outcome, Some(exchange)),
-        (Err(panic), _) => {
-            let message = format!("a function of the proxy panicked: {panic}");
-            (Outcome::Fault(Box::new(Fault::new(script, hook, Cause::Panic, message))), None)
-        }
+        (outcome, _) => (outcome, edited),
     }
 }

@@ -22,6 +22,7 @@ mod crypto;
 mod hostile;
 mod leaks;
 mod lint;
+mod rest;
 mod state;
 
 fn filter() -> Filter {

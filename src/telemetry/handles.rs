@@ -313,12 +313,17 @@ impl FilterMetrics {
     // Counts beyond 2^53 lose digits, which no bucket shows.
     #[allow(clippy::cast_precision_loss)]
     pub fn run(&self, hook: &'static str, outcome: &'static str, cost: RunCost) {
-        let family = &self.families.filter_runs_total;
-        let make = || family.with_label_values(&[self.name.as_str(), hook, outcome]);
-        self.runs.with((hook, outcome), make, |counter| counter.inc());
+        self.ended(hook, outcome);
         self.duration.observe(cost.duration.as_secs_f64());
         self.operations.observe(cost.operations as f64);
         self.memory.observe(cost.memory_bytes as f64);
+    }
+
+    /// The same without its cost, for what is no run of its own: a body's transforms.
+    pub fn ended(&self, hook: &'static str, outcome: &'static str) {
+        let family = &self.families.filter_runs_total;
+        let make = || family.with_label_values(&[self.name.as_str(), hook, outcome]);
+        self.runs.with((hook, outcome), make, |counter| counter.inc());
     }
 
     /// A limit stopped a run.

@@ -175,7 +175,7 @@ table! {
     upstream_discovery_failures_total: IntCounterVec, ["upstream"], Plain,
         "Looks for an upstream's endpoints that failed; those known stay.";
     filter_runs_total: IntCounterVec, ["filter", "hook", "outcome"], Plain,
-        "Runs of a filter's hook.";
+        "Runs of a filter's hook; with the hook `body`, bodies that its transforms worked on.";
     filter_duration_seconds: HistogramVec, ["filter"], FineSeconds,
         "Time a hook's run computed.";
     filter_operations: HistogramVec, ["filter"], Operations,

@@ -63,6 +63,7 @@ pub fn response(fetched: FetchResponse) -> Response {
         headers: fetched.headers,
         body: MessageBody::Replaced(fetched.body),
         from: Made::Origin,
+        transforms: Vec::new(),
         cache: None,
     })
 }

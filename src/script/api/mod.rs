@@ -10,12 +10,15 @@ mod crypto;
 mod ctx;
 mod definitions;
 mod device;
+mod document;
 mod encoding;
 mod ending;
+mod events;
 mod fetch;
 mod geo;
 mod hashing;
 mod headers;
+mod html_rewriter;
 mod json;
 mod jwt;
 mod kv;
@@ -40,6 +43,7 @@ mod state;
 mod table;
 mod text;
 mod time;
+mod transforms;
 mod upstreams;
 mod url;
 
@@ -49,8 +53,9 @@ pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
-pub use state::{Facts, tag_for_load, tag_for_run, wait, work_after};
+pub use state::{Facts, State, tag_for_load, tag_for_run, wait, work_after};
 pub use table::Doc;
+pub use transforms::{Given, verdict};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -84,6 +89,10 @@ fn table() -> table::Table {
     cache::area(&mut table);
     headers::area(&mut table);
     body::area(&mut table);
+    transforms::area(&mut table);
+    html_rewriter::area(&mut table);
+    events::area(&mut table);
+    document::area(&mut table);
     octets::area(&mut table);
     query::area(&mut table);
     cookies::area(&mut table);
@@ -147,6 +156,10 @@ fn name_kinds(table: &mut table::Table) {
         .kind::<jwt::Jwks>("Jwks")
         .kind::<text::Regex>("Regex")
         .kind::<url::Url>("Url")
+        .kind::<html_rewriter::Rewriter>("HtmlRewriter")
+        .kind::<html_rewriter::ElementHandle>("Element")
+        .kind::<events::EventHandle>("Event")
+        .kind::<document::Json>("Json")
         .kind::<kv::Kv>("Kv")
         .kind::<limits::Counter>("Counter")
         .kind::<limits::Lock>("Lock")

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::convert::from_json;
+use super::transforms::Given;
 use super::{Outcome, fail};
 use crate::config::body::BodyAccess;
 use crate::config::filters::{Fetch, Filter, Secret};
@@ -72,21 +73,22 @@ struct Inner {
     facts: Arc<Facts>,
     /// None while the script is loaded.
     run: Option<(Arc<dyn Host>, Ctx)>,
+    given: Given,
     /// What `after_response` was called with; None once that is over.
     after: Mutex<Option<Vec<Work>>>,
 }
 
 pub fn tag_for_load(facts: &Arc<Facts>) -> Dynamic {
-    tag(facts, None)
+    tag(facts, None, Given::default())
 }
 
-pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>, ctx: Ctx) -> Dynamic {
-    tag(facts, Some((host, ctx)))
+pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>, ctx: Ctx, given: Given) -> Dynamic {
+    tag(facts, Some((host, ctx)), given)
 }
 
-fn tag(facts: &Arc<Facts>, run: Option<(Arc<dyn Host>, Ctx)>) -> Dynamic {
+fn tag(facts: &Arc<Facts>, run: Option<(Arc<dyn Host>, Ctx)>, given: Given) -> Dynamic {
     let after = Mutex::new(run.is_some().then(Vec::new));
-    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run, after })))
+    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run, given, after })))
 }
 
 /// What the run has left for after the response. From here on it can leave no more.
@@ -97,7 +99,12 @@ pub fn work_after(tag: &Dynamic) -> Vec<Work> {
 
 impl State {
     pub fn of(context: &NativeCallContext) -> Outcome<Self> {
-        let state = context.tag().and_then(|tag| tag.read_lock::<Self>().map(|s| s.clone()));
+        let none = || fail("unavailable", "no run is going on");
+        context.tag().ok_or_else(none).and_then(Self::of_tag)
+    }
+
+    pub fn of_tag(tag: &Dynamic) -> Outcome<Self> {
+        let state = tag.read_lock::<Self>().map(|state| state.clone());
         state.ok_or_else(|| fail("unavailable", "no run is going on"))
     }
 
@@ -121,6 +128,11 @@ impl State {
     pub fn host(&self) -> Outcome<&Arc<dyn Host>> {
         let no_host = || fail("unavailable", "not possible while the script is loaded");
         self.0.run.as_ref().map(|(host, _)| host).ok_or_else(no_host)
+    }
+
+    /// The transforms of this run.
+    pub fn given(&self) -> Outcome<&Given> {
+        self.host().map(|_| &self.0.given)
     }
 
     /// The time of day, by the host's clock if there is a host.
@@ -150,6 +162,9 @@ pub fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static)
     fiber::wait(future).map_err(|error| match error {
         // No script can catch this one.
         CannotWait::Stopped => EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into(),
+        CannotWait::InBody => {
+            fail("unavailable", "a callback on a body cannot wait: fetch before, in the hook")
+        }
         CannotWait::NotOnFiber => fail("unavailable", "a script can wait only in a hook"),
     })
 }

@@ -14,7 +14,7 @@ use crate::script::fiber;
 const REGEX_SIZE: usize = 1 << 20;
 
 #[derive(Clone)]
-pub struct Regex(Arc<regex::Regex>);
+pub struct Regex(pub Arc<regex::Regex>);
 
 pub fn area(table: &mut Table) {
     table.area("Text");
@@ -67,17 +67,27 @@ fn regex_of(pattern: &str) -> Outcome<Regex> {
     Ok(Regex(Arc::new(regex)))
 }
 
-fn captures(regex: &mut Regex, text: &str) -> Dynamic {
-    let Some(captures) = regex.0.captures(text) else { return Dynamic::UNIT };
+/// Groups as a map, by number and name.
+pub fn groups_map(groups: Vec<(Option<String>, Option<String>)>) -> Map {
     let mut map = Map::new();
-    for (index, name) in regex.0.capture_names().enumerate() {
-        let value = captures.get(index).map_or(Dynamic::UNIT, |found| found.as_str().into());
+    for (index, (name, text)) in groups.into_iter().enumerate() {
+        let value: Dynamic = text.map_or(Dynamic::UNIT, Into::into);
         if let Some(name) = name {
             map.insert(name.into(), value.clone());
         }
         map.insert(index.to_string().into(), value);
     }
-    map.into()
+    map
+}
+
+fn captures(regex: &mut Regex, text: &str) -> Dynamic {
+    let Some(captures) = regex.0.captures(text) else { return Dynamic::UNIT };
+    let names = regex.0.capture_names().enumerate();
+    let group = |(index, name): (usize, Option<&str>)| {
+        let text = captures.get(index).map(|found| found.as_str().to_owned());
+        (name.map(str::to_owned), text)
+    };
+    groups_map(names.map(group).collect()).into()
 }
 
 fn replace(regex: &mut Regex, text: &str, by: &str) -> Outcome<String> {

@@ -57,8 +57,9 @@ pub enum Stop {
 /// State of one fiber; boxed, and touched only by the thread that polls it.
 pub struct Gauge {
     pub yielder: Cell<*const Yielder<Resume, Suspend>>,
-    limits: Limits,
+    limits: Cell<Limits>,
     started: Cell<Instant>,
+    waits_forbidden: Cell<bool>,
     operations: Cell<u64>,
     cpu: Cell<Duration>,
     slice_start: Cell<Instant>,
@@ -78,8 +79,9 @@ impl Gauge {
         let now = Instant::now();
         Self {
             yielder: Cell::new(std::ptr::null()),
-            limits,
+            limits: Cell::new(limits),
             started: Cell::new(now),
+            waits_forbidden: Cell::new(false),
             operations: Cell::new(0),
             cpu: Cell::new(Duration::ZERO),
             slice_start: Cell::new(now),
@@ -106,7 +108,7 @@ impl Gauge {
             stack_limit: self.stack_limit,
             memory: self.memory.get(),
             peak: self.peak.get(),
-            memory_limit: isize::try_from(self.limits.memory).unwrap_or(isize::MAX),
+            memory_limit: isize::try_from(self.limits.get().memory).unwrap_or(isize::MAX),
             cells: self.cells.get(),
         })
     }
@@ -149,9 +151,11 @@ impl Gauge {
         }
     }
 
-    /// Counts from here on, as for another run. Memory is what it is.
-    pub fn renew(&self) {
+    /// Counts from here on within these limits, as for another run. Memory is what it is.
+    pub fn renew(&self, limits: Limits) {
+        self.limits.set(limits);
         self.started.set(Instant::now());
+        self.left.set(self.started.get());
         self.operations.set(0);
         self.cpu.set(Duration::ZERO);
         self.peak.set(self.memory.get());
@@ -161,6 +165,14 @@ impl Gauge {
     /// The fiber is about to wait for a future.
     pub fn count_wait(&self) {
         self.waits.set(self.waits.get().saturating_add(1));
+    }
+
+    pub fn forbid_waits(&self, forbidden: bool) {
+        self.waits_forbidden.set(forbidden);
+    }
+
+    pub fn may_not_wait(&self) -> bool {
+        self.waits_forbidden.get()
     }
 
     pub fn stopped(&self) -> Option<Stop> {
@@ -182,7 +194,7 @@ impl Gauge {
 
     /// How long until the wall limit.
     pub fn wall_left(&self) -> Duration {
-        self.limits.wall.saturating_sub(self.started.get().elapsed())
+        self.limits.get().wall.saturating_sub(self.started.get().elapsed())
     }
 
     pub fn wall_hit(&self) -> LimitHit {
@@ -191,7 +203,7 @@ impl Gauge {
         LimitHit {
             kind: LimitKind::Wall,
             used: ms(self.started.get().elapsed()),
-            allowed: ms(self.limits.wall),
+            allowed: ms(self.limits.get().wall),
         }
     }
 
@@ -228,6 +240,7 @@ impl Gauge {
     }
 
     fn limit_hit(&self, now: Instant, stack_pointer: usize) -> Option<LimitHit> {
+        let limits = self.limits.get();
         let micros =
             |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         let cpu = self.cpu.get() + self.computed(now);
@@ -237,16 +250,16 @@ impl Gauge {
             let used = (self.stack_top - stack_pointer) as u64;
             return hit(LimitKind::Stack, used, (self.stack_top - self.stack_limit) as u64);
         }
-        if memory > self.limits.memory {
-            return hit(LimitKind::Memory, memory as u64, self.limits.memory as u64);
+        if memory > limits.memory {
+            return hit(LimitKind::Memory, memory as u64, limits.memory as u64);
         }
-        if self.operations.get() > self.limits.operations {
-            return hit(LimitKind::Operations, self.operations.get(), self.limits.operations);
+        if self.operations.get() > limits.operations {
+            return hit(LimitKind::Operations, self.operations.get(), limits.operations);
         }
-        if cpu > self.limits.cpu {
-            return hit(LimitKind::Cpu, micros(cpu), micros(self.limits.cpu));
+        if cpu > limits.cpu {
+            return hit(LimitKind::Cpu, micros(cpu), micros(limits.cpu));
         }
-        (now - self.started.get() >= self.limits.wall).then(|| self.wall_hit())
+        (now - self.started.get() >= limits.wall).then(|| self.wall_hit())
     }
 }
 

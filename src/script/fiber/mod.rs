@@ -1,7 +1,8 @@
 //! Fibers: a synchronous closure (a script's run) on its own stack, as a `Future`.
 //!
 //! All `unsafe` of the crate is in this folder. A native that has to wait calls [`wait`], which
-//! hands its future to [`Fiber::poll`]; that polls it on the worker's own stack.
+//! hands its future to [`Fiber::poll`]; that polls it on the worker's own stack. A closure that
+//! has a part of its result, and more to do when it is needed again, hands that out by [`rest`].
 //!
 //! What a switch must not carry over: addresses of thread-locals (see `registers`), locks held
 //! (natives release theirs before they wait), a panic in flight (asserted in [`suspend`]).
@@ -36,8 +37,8 @@ enum Suspend {
     Slice,
     /// It waits for a future.
     Wait(Wait),
-    /// It hands this out, and waits for a future for as long as that takes.
-    Rest(Box<dyn Any + Send>, Wait),
+    /// It hands this out, and waits to be told to go on.
+    Rest(Box<dyn Any + Send>),
 }
 
 /// What a fiber is told when it goes on.
@@ -59,7 +60,7 @@ pub struct Ended<R> {
 /// How far a fiber came.
 pub enum Turn<R> {
     Ended(Ended<R>),
-    /// It hands this out and waits to be needed again.
+    /// It hands this out and waits to be told to go on.
     Rests(Box<dyn Any + Send>),
 }
 
@@ -69,10 +70,12 @@ type Coro<R> = Coroutine<Resume, Suspend, Result<R, String>, stack::FiberStack>;
 pub struct Fiber<R: Send + 'static> {
     coroutine: Option<Coro<R>>,
     waiting: Option<Wait>,
-    /// What it waits for has no time limit.
+    /// Whether it waits in [`rest`], until it is told to go on.
     resting: bool,
     /// What it hands out, until it is taken.
     handed: Option<Box<dyn Any + Send>>,
+    /// What it goes on with.
+    told: Option<Box<dyn Any + Send>>,
     slice: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
     /// From the end of its first slice to its next wait.
@@ -81,11 +84,13 @@ pub struct Fiber<R: Send + 'static> {
 }
 
 // SAFETY: corosensei's coroutine is not Send because anything may live on its stack. On ours live
-// only: frames of Rhai 1.27 built with `sync` (its values are Send, it has no thread-locals), our
-// natives, whose locals are Send and which hold no lock across `wait`, and the closure, which is
-// Send. Futures that wait are moved off the stack and are Send. Thread-locals are read in
-// functions that never inline and never suspend. `suspend` refuses to switch during a panic. The
-// raw pointers in the gauge point into the fiber's own stack and are used only while it runs.
+// only: frames of Rhai 1.27 built with `sync` (its values are Send, it has no thread-locals), of
+// lol_html's rewriter for Send handlers (which has none either) under a callback, our natives,
+// whose locals are Send and which hold no lock across `wait`, and the closure, which is Send.
+// Futures that wait are moved off the stack and are Send, and so is what is handed out and told.
+// Thread-locals are read in functions that never inline and never suspend. `suspend` refuses to
+// switch during a panic. The raw pointers in the gauge point into the fiber's own stack and are
+// used only while it runs.
 unsafe impl<R: Send + 'static> Send for Fiber<R> {}
 
 impl<R: Send + 'static> Fiber<R> {
@@ -105,6 +110,7 @@ impl<R: Send + 'static> Fiber<R> {
             waiting: None,
             resting: false,
             handed: None,
+            told: None,
             slice: None,
             deadline: None,
             computing: None,
@@ -123,9 +129,45 @@ impl<R: Send + 'static> Fiber<R> {
         .await
     }
 
-    /// What it used so far; since it rested, what it used since then.
+    /// Lets a resting fiber go on with what it is told, within limits that begin anew.
+    pub fn tell(&mut self, limits: Limits, told: Box<dyn Any + Send>) {
+        self.resting = false;
+        self.told = Some(told);
+        self.gauge.renew(limits);
+    }
+
+    /// As [`Fiber::turn`], without giving the thread back.
+    ///
+    /// Nothing can be waited for: slices follow each other at once, so the limits have to be such
+    /// as a worker thread can bear, and the closure has to forbid waits (see [`forbid_waits`]).
+    pub fn turn_at_once(&mut self) -> Turn<R> {
+        let mut resume = self.told.take().map_or(Resume::Go, Resume::Value);
+        loop {
+            resume = match self.resume(resume) {
+                None => return Turn::Ended(self.ended(Err("the fiber had ended".to_owned()))),
+                Some(CoroutineResult::Return(result)) => return Turn::Ended(self.ended(result)),
+                Some(CoroutineResult::Yield(Suspend::Rest(handed))) => {
+                    self.resting = true;
+                    return Turn::Rests(handed);
+                }
+                Some(CoroutineResult::Yield(Suspend::Slice)) => Resume::Go,
+                // It was not forbidden: the future is dropped, and the run stops.
+                Some(CoroutineResult::Yield(Suspend::Wait(_))) => {
+                    self.gauge.stop(Stop::Dropped);
+                    Resume::Stop
+                }
+            };
+        }
+    }
+
+    /// What it used so far; once it was told to go on, what it used since then.
     pub fn figures(&self) -> RunFigures {
         self.gauge.figures()
+    }
+
+    /// Why it has to stop, if it has to.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.gauge.stopped()
     }
 
     fn resume(&mut self, resume: Resume) -> Option<CoroutineResult<Suspend, Result<R, String>>> {
@@ -152,17 +194,17 @@ impl<R: Send + 'static> Fiber<R> {
             }
             self.slice = None;
         }
+        if self.resting {
+            return Poll::Pending;
+        }
+        if let Some(told) = self.told.take() {
+            return Poll::Ready(Resume::Value(told));
+        }
         let Some(waiting) = &mut self.waiting else { return Poll::Ready(Resume::Go) };
         if let Poll::Ready(value) = waiting.as_mut().poll(cx) {
             self.waiting = None;
             self.deadline = None;
-            if std::mem::take(&mut self.resting) {
-                self.gauge.renew();
-            }
             return Poll::Ready(Resume::Value(value));
-        }
-        if self.resting {
-            return Poll::Pending;
         }
         let left = self.gauge.wall_left();
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
@@ -180,6 +222,7 @@ impl<R: Send + 'static> Unpin for Fiber<R> {}
 impl<R: Send + 'static> Future for Fiber<R> {
     type Output = Ended<R>;
 
+    /// Pending while it rests.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended<R>> {
         let fiber = &mut *self;
         loop {
@@ -199,8 +242,8 @@ impl<R: Send + 'static> Future for Fiber<R> {
                     fiber.waiting = Some(wait);
                     fiber.computing = None;
                 }
-                Some(CoroutineResult::Yield(Suspend::Rest(handed, wait))) => {
-                    (fiber.waiting, fiber.handed) = (Some(wait), Some(handed));
+                Some(CoroutineResult::Yield(Suspend::Rest(handed))) => {
+                    fiber.handed = Some(handed);
                     (fiber.resting, fiber.computing) = (true, None);
                 }
             }
@@ -257,6 +300,18 @@ pub enum CannotWait {
     Stopped,
     /// Not on a fiber: a script's top level.
     NotOnFiber,
+    /// In a callback on a body, whose pieces pass by without a wait.
+    InBody,
+}
+
+/// From here on, or no longer, the running script may not wait.
+#[inline(never)]
+pub fn forbid_waits(forbidden: bool) {
+    let gauge = registers::gauge();
+    if !gauge.is_null() {
+        // SAFETY: as in `wait`.
+        unsafe { &*gauge }.forbid_waits(forbidden);
+    }
 }
 
 /// For natives: suspends the running script until the future is done. Hold no lock.
@@ -270,6 +325,9 @@ pub fn wait<T: Send + 'static>(
     }
     // SAFETY: set only while this fiber runs on this thread; the fiber owns the box.
     let gauge = unsafe { &*gauge };
+    if gauge.may_not_wait() {
+        return Err(CannotWait::InBody);
+    }
     let marker = 0u8;
     if !gauge.check(std::ptr::addr_of!(marker) as usize) {
         return Err(CannotWait::Stopped);
@@ -279,21 +337,21 @@ pub fn wait<T: Send + 'static>(
     value_of(suspend(gauge, Suspend::Wait(boxed(future)))).ok_or(CannotWait::Stopped)
 }
 
-/// Hands something out to who drives this fiber, and suspends it until the future is done, however
-/// long that takes. From then on its limits are new ones. None if the fiber has to end. Hold no lock.
+/// Hands something out to who drives this fiber, and rests until [`Fiber::tell`], whose limits hold
+/// from then on; gives what it is told. None if the fiber has to end. Hold no lock.
 #[inline(never)]
-pub fn rest<T: Send + 'static>(
-    handed: impl Any + Send,
-    future: impl Future<Output = T> + Send + 'static,
-) -> Option<T> {
+pub fn rest(handed: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
     let gauge = registers::gauge();
     if gauge.is_null() {
         return None;
     }
-    // SAFETY: set only while this fiber runs on this thread; the fiber owns the box.
+    // SAFETY: as in `wait`.
     let gauge = unsafe { &*gauge };
     gauge.trim_stack();
-    value_of(suspend(gauge, Suspend::Rest(Box::new(handed), boxed(future))))
+    match suspend(gauge, Suspend::Rest(handed)) {
+        Resume::Value(told) => Some(told),
+        Resume::Go | Resume::Stop => None,
+    }
 }
 
 fn boxed<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Wait {

@@ -21,6 +21,7 @@ use crate::script::hooks::Hook;
 use crate::script::host::{FetchResponse, Host};
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
+use crate::transform::{Body, Error, Fit, Pipeline, Stage as BodyStage, fit};
 
 /// A filter at work on one request.
 pub struct Life {
@@ -67,6 +68,8 @@ impl Seen {
 /// How the request goes on after a hook.
 enum Next {
     Continue(Exchange),
+    /// The same, and what becomes of the body.
+    Transform(Exchange, Box<dyn BodyStage>),
     Answer(Exchange, ResponseDraft),
     /// It faulted, and the filter's policy is to stop there.
     Broken(Exchange),
@@ -124,7 +127,7 @@ impl Life {
                 self.failed(exchange, too_large()).await
             }
             Next::Broken(exchange) => self.failed(exchange, filter_failed()).await,
-            Next::Continue(exchange) => {
+            Next::Continue(exchange) | Next::Transform(exchange, _) => {
                 self.entered = true;
                 self.seen.request = Arc::clone(&exchange.request);
                 self.forward(exchange, origin).await
@@ -169,7 +172,7 @@ impl Life {
         let mut failure = filter_failed();
         for answer in origin {
             match self.hook(Hook::UpstreamRequest, exchange.clone()).await {
-                Next::Continue(copy) => self.seen.request = copy.request,
+                Next::Continue(copy) | Next::Transform(copy, _) => self.seen.request = copy.request,
                 Next::Answer(_, answer) => {
                     return self.respond(exchange, answer, Bytes::new()).await;
                 }
@@ -194,13 +197,14 @@ impl Life {
             headers: response.headers,
             body: MessageBody::Untouched,
             from: From::Origin,
+            transforms: Vec::new(),
             cache: Some(Box::default()),
         };
         exchange.response = Some(Arc::new(draft.clone()));
         let mut exchange = match self.hook(Hook::UpstreamResponse, exchange).await {
             Next::Continue(exchange) => exchange,
             // The origin's body is on its way and cannot be another one.
-            Next::Answer(exchange, _) | Next::Broken(exchange) => {
+            Next::Transform(exchange, _) | Next::Answer(exchange, _) | Next::Broken(exchange) => {
                 return self.failed(exchange, filter_failed()).await;
             }
         };
@@ -240,8 +244,35 @@ impl Life {
                 let edited = exchange.response.take().map_or(draft, Arc::unwrap_or_clone);
                 (exchange, edited, streamed)
             }
+            Next::Transform(exchange, stage) => self.transform(exchange, stage, streamed),
             Next::Answer(exchange, answer) => (exchange, answer, streamed),
             Next::Broken(exchange) => self.failed(exchange, filter_failed()).await,
+        }
+    }
+
+    /// The body streams by, as one piece.
+    fn transform(
+        &mut self,
+        mut exchange: Exchange,
+        stage: Box<dyn BodyStage>,
+        streamed: Bytes,
+    ) -> Answered {
+        let none = || ResponseDraft::new(StatusCode::OK, "");
+        let mut draft = exchange.response.take().map_or_else(none, Arc::unwrap_or_clone);
+        let request = &exchange.request;
+        let fitted = fit(&request.method, &request.headers, draft.status, &mut draft.headers);
+        let Ok(Fit::Body { from, to }) = fitted else { return (exchange, draft, streamed) };
+        let body = Body::new(Pipeline::new(vec![stage]), from, to);
+        match body.and_then(|mut body| body.take(&streamed, true)) {
+            Ok(body) => (exchange, draft, body.into()),
+            // The head was sent, so that the client sees an answer that breaks off.
+            Err(Error::Callback(error)) => {
+                if let Ok(fault) = error.downcast::<Fault>() {
+                    self.seen.fault.get_or_insert(*fault);
+                }
+                (exchange, draft, Bytes::new())
+            }
+            Err(_) => (exchange, draft, Bytes::new()),
         }
     }
 
@@ -257,7 +288,9 @@ impl Life {
         exchange.error = Some(info);
         let (mut exchange, own) = match self.hook(Hook::Error, exchange).await {
             Next::Answer(exchange, answer) => (exchange, answer),
-            Next::Continue(exchange) | Next::Broken(exchange) => (exchange, page),
+            Next::Continue(exchange) | Next::Transform(exchange, _) | Next::Broken(exchange) => {
+                (exchange, page)
+            }
         };
         exchange.error = None;
         // A filter that faults on the page of a failure must not hide the failure.
@@ -266,7 +299,7 @@ impl Life {
         }
         exchange.response = Some(Arc::new(own.clone()));
         match self.hook(Hook::Response, exchange).await {
-            Next::Continue(mut exchange) => {
+            Next::Continue(mut exchange) | Next::Transform(mut exchange, _) => {
                 let edited = exchange.response.take().map_or(own, Arc::unwrap_or_clone);
                 (exchange, edited, Bytes::new())
             }
@@ -298,12 +331,15 @@ impl Life {
             return Next::Continue(exchange);
         }
         let stage = Arc::clone(&self.stage);
-        let Run { exchange, outcome, figures, after } =
+        let Run { exchange, outcome, figures, body, after } =
             run(&self.script, hook, exchange, stage, self.limits).await;
         self.after.extend(after);
         self.seen.hooks.push((hook.name(), label(&outcome), figures));
         match outcome {
-            Outcome::Continue => Next::Continue(exchange),
+            Outcome::Continue => match body {
+                Some(stage) => Next::Transform(exchange, stage),
+                None => Next::Continue(exchange),
+            },
             Outcome::Answer(answer) => Next::Answer(exchange, answer),
             Outcome::Fault(fault) => {
                 self.seen.fault.get_or_insert(*fault);

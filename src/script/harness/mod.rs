@@ -44,6 +44,7 @@ type Told<T> = Result<T, Box<EvalAltResult>>;
 const TEST_LIMITS: Limits = Limits {
     operations: 20_000_000,
     cpu: Duration::from_secs(3600),
+    body_cpu: Duration::ZERO,
     wall: Duration::from_secs(366 * 86_400),
     memory: 256 << 20,
     fibers: LIVE_FIBERS,
@@ -174,7 +175,7 @@ fn engine(source: &Source, bench: &Arc<Bench>) -> Engine {
     state::register(&mut engine, bench);
     let facts = Arc::new(Facts::of(&given::plain_filter(&source.file), &Lists::default()));
     let own = Arc::new(Own::new(Arc::clone(bench)));
-    engine.set_default_tag(api::tag_for_run(&facts, own, Ctx::default()));
+    engine.set_default_tag(api::tag_for_run(&facts, own, Ctx::default(), api::Given::default()));
     engine
         .set_max_operations(0)
         .set_max_call_levels(CALL_LEVELS)

@@ -9,18 +9,7 @@ use super::{Lint, call_of, nearest};
 use crate::script::diagnostic::Diagnostic;
 
 /// Areas that filters of other proxies have, and that a reader may look for here.
-const NOT_IN_THIS_VERSION: [&str; 10] = [
-    "cache",
-    "jwt",
-    "jwks",
-    "metrics",
-    "trace",
-    "html_rewriter",
-    "rewrite_html",
-    "replace_text",
-    "map_json",
-    "map_lines",
-];
+const NOT_IN_THIS_VERSION: [&str; 3] = ["cache", "metrics", "trace"];
 /// Rhai's own names that are not in its function tables.
 const KEYWORDS: [&str; 8] =
     ["call", "Fn", "is_def_fn", "is_def_var", "is_shared", "type_of", "print", "debug"];

@@ -4,6 +4,7 @@
 //! freed, and one that runs while its variable is in use waits for a lock that its own script
 //! holds. So a capturing closure may only be called at once: by a function of arrays and maps, by
 //! a function of the script that does nothing else with it, or from a variable used only for calls.
+//! Callbacks on a body are kept apart from all that they capture, and called when the hook is over.
 
 use rhai::{AST, ASTNode, Expr, FnCallExpr, Position, Stmt};
 
@@ -30,6 +31,10 @@ const CALLED_AT_ONCE: [&str; 17] = [
     "sort",
     "sort_by",
 ];
+
+/// Natives that keep their last argument for a body (`api/transforms.rs`).
+pub(super) const CALLED_ON_A_BODY: [&str; 7] =
+    ["map_chunks", "map_events", "map_json", "map_lines", "on", "on_text", "replace_regex"];
 
 type Functions = [(String, Vec<String>, AST)];
 
@@ -122,12 +127,17 @@ fn called<'a>(node: &'a ASTNode<'a>) -> Option<(&'a FnCallExpr, bool)> {
 fn given_to(around: &[ASTNode], argument: &Expr, captured: &[&str]) -> Use {
     let Some((call, method)) = around.last().and_then(called) else { return Use::Kept };
     let index = call.args.iter().position(|arg| std::ptr::eq(arg, argument));
-    // The host keeps it apart from all values, and calls it when no other code runs.
-    if call.namespace.is_empty() && call.name == "after_response" && !method && index == Some(0) {
+    let bare = call.namespace.is_empty();
+    // The host keeps these apart from all values, and calls them when no other code runs.
+    let kept_apart = match call.name.as_str() {
+        "after_response" => !method && index == Some(0),
+        name => CALLED_ON_A_BODY.contains(&name) && index == call.args.len().checked_sub(1),
+    };
+    if bare && kept_apart {
         return Use::AtOnce;
     }
     let first = if method { 0 } else { 1 };
-    let native = call.namespace.is_empty() && CALLED_AT_ONCE.contains(&call.name.as_str());
+    let native = bare && CALLED_AT_ONCE.contains(&call.name.as_str());
     if !native || index != Some(first) {
         return Use::Kept;
     }

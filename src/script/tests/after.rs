@@ -95,9 +95,9 @@ async fn a_hook_that_faults_leaves_nothing_and_nothing_nests() {
     assert!(fault.message.contains("before the response"), "{fault}");
     assert!(logged(&host).is_empty());
     let (run, _) = left("for n in 0..40 { after_response(|| 1); }").await;
-    assert!(fault_text(&run).contains("at most 32 calls"), "{run:?}");
+    assert!(fault_text(&run).contains("at most 32 calls"), "{}", fault_text(&run));
     let (run, _) = left("after_response(|| 1, #{ always: true });").await;
-    assert!(fault_text(&run).contains("no option always"), "{run:?}");
+    assert!(fault_text(&run).contains("no option always"), "{}", fault_text(&run));
 }
 
 fn fault_text(run: &Run) -> String {

@@ -38,6 +38,7 @@ fn exchange() -> Exchange {
         headers,
         body: MessageBody::Untouched,
         from: From::Origin,
+        transforms: Vec::new(),
         cache: Some(Box::default()),
     };
     exchange.response = Some(Arc::new(response));

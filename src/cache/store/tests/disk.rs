@@ -45,7 +45,14 @@ async fn purged_is_purged_after_a_restart_too() {
         put(store, &key("back"), &labelled("h/back", &["back"], &[]), b"new").await;
         store.on_disk().drain();
         if swept {
-            sweep(store, Duration::ZERO, true);
+            // The store's own thread may be in the middle of a sweep, which keeps them.
+            for _ in 0..500 {
+                sweep(store, Duration::ZERO, true);
+                if store.figures().rules == 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             assert_eq!(store.figures().rules, 0);
         }
         let store = store.restarted(dir.path());
