@@ -80,6 +80,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
         cache_key: None,
         client: client(ctx)?,
         ctx: ctx.scripts.ctx.clone(),
+        ending: None,
     };
     Ok(Exchange { request: Arc::new(request), response: None, error: None, event: None })
 }
