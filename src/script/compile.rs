@@ -113,14 +113,6 @@ impl Script {
         std::iter::once(self.file.clone()).chain(imported).collect()
     }
 
-    /// The functions that a callback means.
-    pub(super) fn library(&self) -> Arc<Module> {
-        match (&self.lowered, self.lowering) {
-            (Some(lowered), Lowering::On) => lowered.library.clone(),
-            _ => self.ast.shared_lib().clone(),
-        }
-    }
-
     pub(super) fn source(&self) -> &str {
         &self.source
     }
