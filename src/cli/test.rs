@@ -9,6 +9,7 @@ use clap::Args;
 use super::junit::junit;
 use super::print::{self, fail};
 use super::watch;
+use crate::config::filters::Lowering;
 use crate::script::{
     Coverage, Covered, Failure, Report, ReportedFailure, ReportedFile, ReportedTest, Tested,
     test_file,
@@ -49,6 +50,9 @@ type Outcome = (PathBuf, Result<Vec<Tested>, Failure>);
 
 impl Test {
     pub fn run(self) -> ExitCode {
+        if let Err(message) = Lowering::usual() {
+            return fail(message);
+        }
         if !self.watch {
             return self.run_once();
         }

@@ -27,6 +27,7 @@ pub struct Filter {
     pub limits: FilterLimits,
     pub on_fault: OnFault,
     pub tests: Tests,
+    pub lowering: Lowering,
 }
 
 /// A secret's bytes. It prints as `***` everywhere.
@@ -138,6 +139,39 @@ pub enum Tests {
     Required,
 }
 
+/// Who runs a script's functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lowering {
+    /// Closures made of them at load.
+    #[default]
+    On,
+    /// Rhai's evaluator.
+    Off,
+    /// Rhai's evaluator, and then the closures on a copy, to compare.
+    Verify,
+}
+
+impl Lowering {
+    /// For all filters that do not say.
+    pub const VARIABLE: &str = "SELVEDGE_LOWERING";
+
+    /// What a filter does that does not say: as the environment says, or the default.
+    pub fn usual() -> Result<Self, String> {
+        let Some(value) = std::env::var_os(Self::VARIABLE) else { return Ok(Self::default()) };
+        match value.to_str() {
+            Some("on") => Ok(Self::On),
+            Some("off") => Ok(Self::Off),
+            Some("verify") => Ok(Self::Verify),
+            _ => {
+                let (name, value) = (Self::VARIABLE, value.to_string_lossy());
+                Err(format!(
+                    "the environment variable {name} is on, off or verify, not \"{value}\""
+                ))
+            }
+        }
+    }
+}
+
 section! {
     /// A script and what it may reach. Nothing is granted by default.
     pub struct RawFilter as "filter" {
@@ -172,6 +206,11 @@ section! {
         /// `required`: the tests beside the script (`auth_test.rhai` for `auth.rhai`) must be
         /// there and pass, else the configuration is refused.
         tests: Tests = "optional",
+        /// `on`: functions run as closures made of them at load. `off`: Rhai's evaluator runs
+        /// them. `verify`: Rhai's evaluator runs them, and the closures run after it on a copy;
+        /// a difference is logged and counted. Left out, it is what the environment variable
+        /// `SELVEDGE_LOWERING` says, and `on` without it.
+        lowering: Option<Lowering>,
     }
 }
 
@@ -217,6 +256,11 @@ section! {
 }
 
 choice!(OnFault { "closed" => OnFault::Closed, "open" => OnFault::Open });
+choice!(Lowering {
+    "on" => Lowering::On,
+    "off" => Lowering::Off,
+    "verify" => Lowering::Verify,
+});
 choice!(Tests { "optional" => Tests::Optional, "required" => Tests::Required });
 
 pub fn resolve(
@@ -226,6 +270,12 @@ pub fn resolve(
     problems: &mut Problems,
 ) -> Vec<Filter> {
     let resolve_one = |(name, raw): (At<String>, RawFilter)| Filter {
+        lowering: raw.lowering.unwrap_or_else(|| {
+            Lowering::usual().unwrap_or_else(|message| {
+                name.problem(problems, message, None);
+                Lowering::default()
+            })
+        }),
         name: name.value.as_str().into(),
         script: raw.script,
         config: raw.config.map_or(serde_json::Value::Null, |free| free.value),
@@ -282,26 +332,40 @@ fn resolve_limits(raw: RawFilterLimits, problems: &mut Problems) -> FilterLimits
 fn resolve_secrets(raw: Named<RawSecret>, problems: &mut Problems) -> BTreeMap<String, Secret> {
     let mut secrets = BTreeMap::new();
     for (name, raw) in raw.0 {
-        let bytes = match (raw.file, raw.env) {
-            (Some(file), None) => std::fs::read(&file.value).map(without_line_break).map_err(|e| {
-                file.problem(problems, format!("{}: {e}", file.value.display()), None);
-            }),
-            (None, Some(env)) => std::env::var(&env.value).map(String::into_bytes).map_err(|_| {
-                let message = format!("the environment variable {} is not set", env.value);
-                env.problem(problems, message, None);
-            }),
-            _ => {
-                name.problem(problems, "a secret needs exactly one of file, env", None);
-                Err(())
-            }
-        };
-        match bytes {
-            Ok(bytes) if bytes.is_empty() => name.problem(problems, "this secret is empty", None),
-            Ok(bytes) => drop(secrets.insert(name.value, Secret::new(bytes))),
-            Err(()) => {}
+        if let Some(secret) = resolve_secret(&name, raw, problems) {
+            secrets.insert(name.value, secret);
         }
     }
     secrets
+}
+
+/// The secret that is configured at `place`.
+pub(super) fn resolve_secret<T>(
+    place: &At<T>,
+    raw: RawSecret,
+    problems: &mut Problems,
+) -> Option<Secret> {
+    let bytes = match (raw.file, raw.env) {
+        (Some(file), None) => std::fs::read(&file.value).map(without_line_break).map_err(|e| {
+            file.problem(problems, format!("{}: {e}", file.value.display()), None);
+        }),
+        (None, Some(env)) => std::env::var(&env.value).map(String::into_bytes).map_err(|_| {
+            let message = format!("the environment variable {} is not set", env.value);
+            env.problem(problems, message, None);
+        }),
+        _ => {
+            place.problem(problems, "a secret needs exactly one of file, env", None);
+            Err(())
+        }
+    };
+    match bytes {
+        Ok(bytes) if bytes.is_empty() => {
+            place.problem(problems, "this secret is empty", None);
+            None
+        }
+        Ok(bytes) => Some(Secret::new(bytes)),
+        Err(()) => None,
+    }
 }
 
 fn without_line_break(mut bytes: Vec<u8>) -> Vec<u8> {

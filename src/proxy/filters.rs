@@ -18,7 +18,8 @@ use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
-    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, RunFigures, run,
+    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, RunFigures, Verified,
+    run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::state::{Place, State};
@@ -87,8 +88,11 @@ pub async fn run_hook(
     };
     let hands = Hands::new(shared, &facts.snapshot, filter, facts.trace, &exchange.request);
     let limits = limits(filter, &facts.snapshot);
-    let Run { exchange, outcome, figures, body, after } =
+    let Run { exchange, outcome, figures, body, after, verified } =
         run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
+    if let Some(verified) = &verified {
+        note_verified(filter, hook, verified);
+    }
     count(filter, hook.name(), &outcome, figures);
     if let Some(after) = after {
         let (filter, request) = (Arc::clone(filter), Arc::clone(&exchange.request));
@@ -106,6 +110,14 @@ pub async fn run_hook(
         },
         Outcome::Answer(answer) => Next::Answer(exchange, answer),
         Outcome::Fault(fault) => after_fault(ctx, filter, *fault, exchange),
+    }
+}
+
+fn note_verified(filter: &FilterState, hook: Hook, verified: &Verified) {
+    filter.metrics.verified(hook.name(), verified.name());
+    if let Verified::Different { rhai, lowered } = verified {
+        let (name, hook) = (&filter.config.name, hook.name());
+        log::error!("filter {name} {hook}: lowered code left {lowered}, and Rhai {rhai}");
     }
 }
 

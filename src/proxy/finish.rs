@@ -26,7 +26,7 @@ pub async fn record(
     ctx: &mut Ctx,
     shared: &Arc<Shared>,
 ) {
-    peer::end_attempt(ctx, false);
+    peer::end_attempt(ctx, None);
     if let Some(error) =
         error.filter(|_| ctx.outcome.failure.is_none() && ctx.outcome.answered_by.is_none())
     {
@@ -106,8 +106,15 @@ fn entry(session: &Session, ctx: &Ctx, facts: &Facts) -> Entry {
         ttfb: ctx.outcome.first_byte,
         upstream_time: tried.then_some(ctx.attempt.waited),
         retries: ctx.attempt.retries,
+        tried: tried_in_vain(ctx),
         error: ctx.outcome.failure.as_ref().map(|failure| failure.row().label),
     }
+}
+
+/// Each endpoint that failed, and why.
+fn tried_in_vain(ctx: &Ctx) -> Vec<(String, &'static str)> {
+    let tried = ctx.attempt.tried.iter().map(|endpoint| endpoint.address().to_string());
+    tried.zip(ctx.attempt.failures.iter().copied()).collect()
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {

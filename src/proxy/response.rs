@@ -16,8 +16,8 @@ use super::exchange;
 use super::fail::{self, Failure, Page};
 use super::filters::{self, Next, run_hook, run_watched};
 use super::head::{self, REQUEST_ID, is_hop_by_hop};
-use super::peer;
 use super::transform::{self, Given};
+use super::{mirror, peer, retry, sticky};
 use crate::script::{From, Hook, MessageBody, ResponseDraft};
 use crate::snapshot::Shared;
 
@@ -36,10 +36,13 @@ pub async fn from_upstream(
     }
     head::edit_response(head, |parts| remove_hop_by_hop(&mut parts.headers));
     if head.status.is_informational() {
-        peer::still_waiting(ctx)?;
+        retry::still_waiting(ctx)?;
         return cache::pass_informational(session, head).await;
     }
     peer::answered(ctx, head.status);
+    retry::judge_status(session, ctx, head.status)?;
+    mirror::answered(ctx, head.status);
+    sticky::tell(session, head, ctx);
     if has_hook(ctx, Hook::UpstreamResponse) {
         Box::pin(run_upstream_filters(session, head, ctx, shared)).await?;
     }

@@ -169,9 +169,23 @@ impl Ctx {
     pub(super) fn restore(&self, to: Data) {
         *self.data() = to;
     }
+
+    /// The same data for somebody else.
+    fn apart(&self) -> Self {
+        let fetches = Mutex::new(self.0.fetches.lock().clone());
+        Self(Arc::new(OfRequest { data: Mutex::new(self.snapshot()), fetches }))
+    }
 }
 
 impl Exchange {
+    /// A copy that shares nothing which a script can change.
+    pub(super) fn apart(&self) -> Self {
+        let mut copy = self.clone();
+        let request = Arc::make_mut(&mut copy.request);
+        request.ctx = request.ctx.apart();
+        copy
+    }
+
     /// A GET of `/`, for tests.
     pub fn for_test() -> Self {
         Self::without_client("test-1", "test")

@@ -18,11 +18,13 @@ mod hooks;
 mod host;
 mod imports;
 mod lint;
+mod lower;
 mod meter;
 mod rest;
 mod run;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use after::{After, AfterQueue, Done};
 pub use api::{definitions, reference};
@@ -44,5 +46,7 @@ pub use hooks::Hook;
 pub use host::{
     BoxFuture, FakeHost, FetchError, FetchErrorKind, FetchRequest, FetchResponse, Host,
 };
+pub use lower::{Cost, Slow};
 pub use meter::{LimitHit, LimitKind, Limits, RunFigures};
 pub use run::{Outcome, Run, run};
+pub use verify::Verified;

@@ -21,6 +21,8 @@ mod coverage;
 mod crypto;
 mod hostile;
 mod lint;
+mod lowering;
+mod programs;
 mod rest;
 mod state;
 
@@ -43,6 +45,7 @@ fn filter() -> Filter {
         body: BodyAccess { request: BodyMode::Buffer, ..BodyAccess::NONE },
         on_fault: OnFault::Closed,
         tests: Default::default(),
+        lowering: crate::config::filters::Lowering::usual().unwrap(),
     }
 }
 
@@ -330,7 +333,7 @@ async fn two_fibers_interleave() {
         async move { run(&spin, Hook::Request, Exchange::for_test(), host, bounds).await }
     });
     tokio::task::yield_now().await;
-    let quick = script("fn on_request(req) { }");
+    let quick = script("fn on_request(req) { let p = req.path; }");
     run(&quick, Hook::Request, Exchange::for_test(), host, bounds).await;
     assert!(!spin.is_finished(), "the quick one did not have to wait for the slow one");
     let spin = spin.await.unwrap();
@@ -469,7 +472,7 @@ async fn a_panic_is_a_value_and_busy_is_refused() {
     assert_eq!(fiber.await.result.unwrap_err(), "in a future");
     let mut bounds = limits();
     bounds.fibers = 0;
-    let script = script("fn on_request(req) { }");
+    let script = script("fn on_request(req) { let p = req.path; }");
     let host = Arc::new(FakeHost::default());
     let run = run(&script, Hook::Request, Exchange::for_test(), host, bounds).await;
     assert_eq!(fault(&run).cause, Cause::Busy);

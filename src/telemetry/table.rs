@@ -154,12 +154,20 @@ table! {
         "Client connections closed before a request was read.";
     connections_cut_total: IntCounterVec, ["reason"], Plain,
         "Client connections cut while they were open.";
+    route_fallbacks_total: IntCounterVec, ["route"], Plain,
+        "Requests for which the route's fallback took over.";
+    mirror_requests_total: IntCounterVec, ["route", "outcome"], Plain,
+        "Copies of requests, by whether the answer had the status of the origin's; or why there was none.";
+    mirror_duration_seconds: HistogramVec, ["route", "side"], Seconds,
+        "Time to an answer, of the origin and of the mirror, where both gave one.";
     upstream_requests_total: IntCounterVec, ["upstream", "outcome"], Plain,
         "Requests sent upstream, each try counted.";
     upstream_failures_total: IntCounterVec, ["upstream", "reason"], Plain,
         "Tries that failed.";
-    upstream_retries_total: IntCounterVec, ["upstream"], Plain,
-        "Tries after the first.";
+    upstream_retries_total: IntCounterVec, ["upstream", "reason"], Plain,
+        "Tries after the first, by what the one before failed by.";
+    upstream_retries_over_budget_total: IntCounterVec, ["upstream"], Plain,
+        "Further tries that the retry budget had no place for.";
     upstream_connections_total: IntCounterVec, ["upstream", "reused"], Plain,
         "Connections used for a try, by whether they came from the pool.";
     endpoint_healthy: IntGaugeVec, ["upstream", "endpoint"], Plain,
@@ -184,6 +192,8 @@ table! {
         "Peak memory of a hook's run.";
     filter_limit_hits_total: IntCounterVec, ["filter", "limit"], Plain,
         "Runs that were stopped by a limit.";
+    filter_verified_total: IntCounterVec, ["filter", "hook", "result"], Plain,
+        "Runs with `lowering: verify`: the same, different, or skipped.";
     filter_after_running: IntGauge, [], Plain,
         "Work of filters after responses that is under way.";
     filter_after_dropped_total: IntCounterVec, ["filter"], Plain,

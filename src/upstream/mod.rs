@@ -20,6 +20,8 @@ mod latency;
 pub mod outlier;
 mod peer;
 pub mod pool;
+pub mod retry;
+pub mod sticky;
 mod tls;
 pub mod watch;
 

@@ -52,8 +52,8 @@ pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
-pub use state::{Facts, State, tag_for_load, tag_for_run, wait, work_after};
-pub use table::Doc;
+pub use state::{Facts, State, has_reached, tag_for_load, tag_for_run, wait, work_after};
+pub use table::{Direct, Directs, Doc};
 pub use transforms::{Given, verdict};
 
 use std::collections::BTreeMap;
@@ -165,11 +165,12 @@ struct Modules {
     docs: Vec<table::Doc>,
     settable: Vec<&'static str>,
     kinds: BTreeMap<&'static str, &'static str>,
+    directs: table::Directs,
 }
 
 // Built once: functions without state, shared by all engines.
 static MODULES: Lazy<Modules> = Lazy::new(|| {
-    let table::Table { global, named, docs, settable, kinds, .. } = table();
+    let table::Table { global, named, docs, settable, kinds, directs, .. } = table();
     let indexed = |mut module: Module| -> SharedModule {
         // Else each engine would copy the module to index it.
         module.build_index();
@@ -177,7 +178,7 @@ static MODULES: Lazy<Modules> = Lazy::new(|| {
     };
     let named = named.into_iter().map(|(name, module)| (name, indexed(module))).collect();
     let standard = StandardPackage::new().as_shared_module();
-    Modules { standard, global: global.into(), named, docs, settable, kinds }
+    Modules { standard, global: global.into(), named, docs, settable, kinds, directs }
 });
 
 /// Gives an engine what the language has by itself, and the whole API.
@@ -187,6 +188,11 @@ pub fn register(engine: &mut Engine) {
     for (name, module) in &MODULES.named {
         engine.register_static_module(*name, module.clone());
     }
+}
+
+/// What lowered code calls and has to know.
+pub fn directs() -> &'static Directs {
+    &MODULES.directs
 }
 
 /// Names before `::`.

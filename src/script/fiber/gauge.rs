@@ -239,9 +239,16 @@ impl Gauge {
 /// For `Engine::on_progress`: counts one operation; false when the script must end.
 #[inline]
 pub fn progress() -> bool {
+    burn(1)
+}
+
+/// For lowered code: as [`progress`], for several operations at once.
+#[inline]
+pub fn burn(operations: u32) -> bool {
     let marker = 0u8;
     let stack_pointer = std::ptr::addr_of!(marker) as usize;
-    !registers::burn(stack_pointer) || look(stack_pointer)
+    let operations = i32::try_from(operations).unwrap_or(i32::MAX);
+    !registers::burn(operations, stack_pointer) || look(stack_pointer)
 }
 
 /// For natives: counts their work on so many bytes, which the engine does not see.

@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 pub use alloc::CountingAlloc;
-pub use gauge::{Stop, charge, progress, refund};
+pub use gauge::{Stop, burn, charge, progress, refund};
 pub use registers::room;
 pub use stack::NoStack;
 

@@ -101,11 +101,11 @@ pub fn set_fuel(fuel: i32) {
     REGISTERS.with(|cells| cells.fuel.set(fuel));
 }
 
-/// Counts one operation. True when the fiber must look at its limits.
+/// Counts operations. True when the fiber must look at its limits.
 #[inline(never)]
-pub fn burn(stack_pointer: usize) -> bool {
+pub fn burn(operations: i32, stack_pointer: usize) -> bool {
     REGISTERS.with(|cells| {
-        let fuel = cells.fuel.get() - 1;
+        let fuel = cells.fuel.get().saturating_sub(operations);
         cells.fuel.set(fuel);
         fuel < 0 || stack_pointer < cells.stack_limit.get()
     })

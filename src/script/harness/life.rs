@@ -16,11 +16,12 @@ use crate::script::compile::Script;
 use crate::script::exchange::{
     ErrorInfo, Event, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
 };
-use crate::script::fault::Fault;
+use crate::script::fault::{Cause, Fault};
 use crate::script::hooks::Hook;
 use crate::script::host::{FetchResponse, Host};
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
+use crate::script::verify::Verified;
 use crate::transform::{Body, Error, Fit, Pipeline, Stage as BodyStage, fit};
 
 /// A filter at work on one request.
@@ -311,8 +312,13 @@ impl Life {
             return Next::Continue(exchange);
         }
         let stage = Arc::clone(&self.stage);
-        let Run { exchange, outcome, figures, body, after } =
+        let Run { exchange, outcome, figures, body, after, verified } =
             run(&self.script, hook, exchange, stage, self.limits).await;
+        if let Some(Verified::Different { rhai, lowered }) = verified {
+            let message = format!("lowered code left {lowered}, and Rhai {rhai}");
+            let fault = Fault::new(&self.script, hook, Cause::Error, message);
+            self.seen.fault.get_or_insert(fault);
+        }
         self.after.extend(after);
         self.seen.hooks.push((hook.name(), label(&outcome), figures));
         match outcome {
