@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -174,10 +174,14 @@ async fn show(
     finish_head(session, head, ctx, shared)
 }
 
-/// Whether the origin sends no body, so that Pingora asks for none in its place.
+/// Whether the origin sends no body, so that Pingora asks for none in its place; or may send none:
+/// over HTTP/2 a head without a length does not tell.
 fn ends_with_head(head: &ResponseHeader) -> bool {
-    let length = head.headers.get(header::CONTENT_LENGTH);
-    matches!(head.status.as_u16(), 204 | 304) || length.is_some_and(|length| length == "0")
+    let bodiless = matches!(head.status.as_u16(), 204 | 304);
+    match head.headers.get(header::CONTENT_LENGTH) {
+        Some(length) => bodiless || length == "0",
+        None => bodiless || head.version == Version::HTTP_2,
+    }
 }
 
 fn has_body_for(session: &Session, edited: &ResponseDraft) -> bool {
