@@ -128,6 +128,7 @@ pub struct Scene<'a> {
 }
 
 /// What came of a filter's turn.
+#[expect(clippy::large_enum_variant, reason = "passed on at once, and boxing costs an allocation")]
 pub enum Turn<'a> {
     /// The version that ran last, and its run.
     Ran(&'a Arc<FilterState>, Run),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, Module, OptimizationLevel, ParseErrorType,
-    Position, Scope, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, ParseErrorType, Position,
+    Scope, Stmt,
 };
 
 use super::api::{self, Facts};

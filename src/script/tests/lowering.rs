@@ -124,7 +124,7 @@ fn program(script: &str, seed: u64) -> Option<Program> {
     let facts = Arc::new(Facts::of(&filter(), &crate::state::Lists::default()));
     let mut engine = new_engine(&facts);
     engine.set_max_call_levels(16);
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         engine.set_max_string_size(200).set_max_array_size(20).set_max_map_size(10);
     }
     engine.set_optimization_level(OptimizationLevel::None);
