@@ -66,6 +66,7 @@ fn find(count: usize, pattern: Make, query: Make) -> f64 {
 
 fn route(index: usize, (host, path): (String, String)) -> Route {
     Route {
+        traffic: Default::default(),
         name: format!("r{index}").into(),
         matches: Match {
             host: HostPattern::parse(&host).expect("a host"),

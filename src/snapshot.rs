@@ -11,20 +11,22 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::cache::Cache;
 use crate::cache::key::Location;
 use crate::cache::store::OpenError;
 use crate::config::body::BodyMode;
 use crate::config::cache::KeyRules;
-use crate::config::filters::Tests;
+use crate::config::filters::{OnFault, Tests};
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
+use crate::config::traffic::Fallback;
 use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
-use crate::routing::{Conflict, Found, RequestView, Router};
-use crate::script::{AfterQueue, Diagnostic, Hook, KeySets, Script, compile, required};
+use crate::routing::{Conflict, Found, RequestView, Router, Split};
+use crate::script::{AfterQueue, Diagnostic, Guard, Hook, KeySets, Script, compile, required};
 use crate::state::{ListError, Lists, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
@@ -32,6 +34,7 @@ use crate::telemetry::log::RateLimited;
 use crate::telemetry::metrics::{ConnectionFigures, Live, Metrics, NO_ROUTE};
 use crate::upstream::client::Client;
 use crate::upstream::pool::Pool;
+use crate::upstream::sticky::StickyKey;
 use crate::upstream::watch::WatchTask;
 
 /// Lines about failed requests in one second; what is above is counted in the next line.
@@ -63,8 +66,13 @@ pub struct RouteState {
     /// Outermost first.
     pub filters: Vec<Arc<FilterState>>,
     pub upstream: Option<Arc<UpstreamState>>,
-    /// Of an aggregated answer, in its order.
+    /// Of an aggregated answer or a split, in its order.
     pub parts: Vec<Arc<UpstreamState>>,
+    pub split: Option<Split>,
+    /// Stands in where `upstream` cannot be asked.
+    pub fallback: Option<Arc<UpstreamState>>,
+    pub sticky: Option<StickyKey>,
+    pub mirror: Option<Arc<Mirror>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -80,6 +88,14 @@ impl RouteState {
     }
 }
 
+/// Where copies of a route's requests go.
+pub struct Mirror {
+    pub upstream: Arc<UpstreamState>,
+    /// One for each copy that may be under way.
+    pub places: Arc<Semaphore>,
+    pub metrics: Arc<RouteMetrics>,
+}
+
 /// An upstream's pool and its series.
 pub struct UpstreamState {
     pub pool: Arc<Pool>,
@@ -91,6 +107,36 @@ pub struct FilterState {
     pub config: filters::Filter,
     pub script: Arc<Script>,
     pub metrics: Arc<FilterMetrics>,
+    pub guard: Guard,
+    /// The version before the last change of its script, where `on_fault` asks for it.
+    pub previous: Option<Arc<FilterState>>,
+}
+
+impl FilterState {
+    fn new(config: filters::Filter, script: Arc<Script>, metrics: Arc<FilterMetrics>) -> Self {
+        let guard = Guard::new(&config, &metrics);
+        Self { config, script, metrics, guard, previous: None }
+    }
+
+    /// The same with the version that it falls back to: `before`, if that was another and did well,
+    /// else what that one fell back to. No further one is kept.
+    fn after(mut self, before: Option<&Arc<Self>>) -> Self {
+        if self.config.on_fault == OnFault::Previous
+            && let Some(before) = before
+        {
+            let same = before.script.has_sources_of(&self.script);
+            let good = match !same && before.guard.is_well() {
+                true => Some(before),
+                false => before.previous.as_ref(),
+            };
+            self.previous = good.map(|good| {
+                // There is nothing behind it that a breaker could turn to.
+                let config = filters::Filter { breaker: None, ..good.config.clone() };
+                Arc::new(Self::new(config, Arc::clone(&good.script), Arc::clone(&good.metrics)))
+            });
+        }
+        self
+    }
 }
 
 impl Snapshot {
@@ -128,38 +174,24 @@ impl Snapshot {
             wrong.into_iter().for_each(|problem| problems.push(problem));
         });
         // Constants of a script may hold lists: without them it would be refused for no fault.
-        let filters = lists.as_ref().map(|l| build_filters(&config, l, metrics, &mut problems));
+        let filters =
+            lists.as_ref().map(|l| build_filters(&config, (l, metrics), previous, &mut problems));
         let router = build_router(&config, &mut problems);
+        let splits = build_splits(&config, &mut problems);
         let (Some(router), Ok(filters), true) = (router, filters, problems.is_empty()) else {
             return Err(problems.into_sorted());
         };
         let caches = config.routes.iter().any(|route| route.cache.is_some());
         let is_scheduled = |filter: &&Arc<FilterState>| !filter.config.schedule.is_empty();
         let scheduled = filters.iter().filter(is_scheduled).cloned().collect();
-        let routes = config.routes.into_iter().map(|route| {
-            let upstream = match &route.action {
-                Action::Upstream(index) => upstreams.get(*index).cloned(),
-                Action::Redirect { .. } | Action::Respond { .. } | Action::Aggregate(_) => None,
-            };
-            let parts = match &route.action {
-                Action::Aggregate(of) => &of.parts[..],
-                _ => &[],
-            };
-            let parts = parts.iter().filter_map(|part| upstreams.get(part.upstream).cloned());
-            let parts = parts.collect();
-            Arc::new(RouteState {
-                name: route.name.clone(),
-                filters: route.filters.iter().filter_map(|i| filters.get(*i).cloned()).collect(),
-                metrics: metrics.route(&route.name),
-                config: route,
-                upstream,
-                parts,
-            })
-        });
+        let routes = config.routes.into_iter().zip(splits);
+        let routes =
+            routes.map(|(route, split)| build_route(route, split, &upstreams, &filters, metrics));
+        let routes = routes.map(Arc::new).collect();
         Ok(Self {
             version: previous.map_or(1, |previous| previous.version + 1),
             router,
-            routes: routes.collect(),
+            routes,
             scheduled,
             upstreams: upstreams.into_iter().map(|u| (u.pool.name().clone(), u)).collect(),
             trusted_proxies: config.trusted_proxies,
@@ -171,6 +203,73 @@ impl Snapshot {
             effective: config.effective,
             failures_logged: RateLimited::new(FAILURES_LOGGED_PER_SECOND),
         })
+    }
+}
+
+/// A route with all that it leads to; names were looked up when the configuration was read.
+fn build_route(
+    route: Route,
+    split: Option<Split>,
+    upstreams: &[Arc<UpstreamState>],
+    filters: &[Arc<FilterState>],
+    metrics: &Metrics,
+) -> RouteState {
+    let of = |index: usize| upstreams.get(index).cloned();
+    let parts: Vec<_> = match &route.action {
+        Action::Aggregate(all) => all.parts.iter().filter_map(|part| of(part.upstream)).collect(),
+        Action::Split(split) => split.parts.iter().filter_map(|part| of(part.upstream)).collect(),
+        Action::Upstream(_) | Action::Redirect { .. } | Action::Respond { .. } => Vec::new(),
+    };
+    let upstream = match &route.action {
+        Action::Upstream(index) => of(*index),
+        Action::Split(_) => parts.first().cloned(),
+        Action::Redirect { .. } | Action::Respond { .. } | Action::Aggregate(_) => None,
+    };
+    let fallback = match &route.traffic.fallback {
+        Some(Fallback::Upstream(index)) => of(*index),
+        Some(Fallback::Page(_)) | None => None,
+    };
+    let metrics = metrics.route(&route.name);
+    let mirror = route.traffic.mirror.as_ref().and_then(|config| {
+        let places = Arc::new(Semaphore::new(config.max as usize));
+        Some(Arc::new(Mirror { upstream: of(config.upstream)?, places, metrics: metrics.clone() }))
+    });
+    let sticky = route.traffic.sticky.as_ref();
+    RouteState {
+        name: route.name.clone(),
+        filters: route.filters.iter().filter_map(|i| filters.get(*i).cloned()).collect(),
+        metrics,
+        sticky: sticky.and_then(|config| StickyKey::new(config.secret.expose())),
+        mirror,
+        config: route,
+        upstream,
+        parts,
+        split,
+        fallback,
+    }
+}
+
+/// The split of each route that has one.
+fn build_splits(config: &Config, problems: &mut Problems) -> Vec<Option<Split>> {
+    let mut split = |(index, route): (usize, &Route)| {
+        let Action::Split(given) = &route.action else { return None };
+        let refuse = |why: String| {
+            let at = config.places.routes.get(index).copied().unwrap_or_default();
+            problems.add(at, &format!("routes[{index}].split"), why, None);
+        };
+        Split::build(given).map_err(refuse).ok()
+    };
+    config.routes.iter().enumerate().map(&mut split).collect()
+}
+
+impl Snapshot {
+    /// Of all routes and schedules; one may come more often.
+    fn filters(&self) -> impl Iterator<Item = &Arc<FilterState>> {
+        self.routes.iter().flat_map(|route| &route.filters).chain(&self.scheduled)
+    }
+
+    fn filter(&self, name: &str) -> Option<&Arc<FilterState>> {
+        self.filters().find(|filter| *filter.config.name == *name)
     }
 }
 
@@ -198,8 +297,8 @@ fn build_upstreams(
 
 fn build_filters(
     config: &Config,
-    lists: &Lists,
-    metrics: &Metrics,
+    (lists, metrics): (&Lists, &Metrics),
+    previous: Option<&Snapshot>,
     problems: &mut Problems,
 ) -> Vec<Arc<FilterState>> {
     let mut built = Vec::with_capacity(config.filters.len());
@@ -211,11 +310,12 @@ fn build_filters(
                 let hint = Some("add fn on_schedule(ev) to the script".to_owned());
                 problems.add(*at, &path, "the script has no on_schedule".to_owned(), hint);
             }
-            Ok(script) => built.push(Arc::new(FilterState {
-                metrics: metrics.filter(&filter.name),
-                script: Arc::new(script),
-                config: filter.clone(),
-            })),
+            Ok(script) => {
+                let metrics = metrics.filter(&filter.name);
+                let state = FilterState::new(filter.clone(), Arc::new(script), metrics);
+                let before = previous.and_then(|previous| previous.filter(&filter.name));
+                built.push(Arc::new(state.after(before)));
+            }
             Err(diagnostics) => {
                 for diagnostic in diagnostics {
                     let file = problems.file().to_owned();
@@ -357,6 +457,7 @@ impl Shared {
         access_log: Option<AccessLog>,
         dev: Option<Show>,
     ) -> Self {
+        snapshot.filters().for_each(|filter| filter.guard.show());
         Self {
             state: Arc::new(state),
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -419,13 +520,12 @@ impl Shared {
                 }
             }
         }
-        let filters = snapshot.routes.iter().flat_map(|route| &route.filters);
-        let filters = filters.chain(&snapshot.scheduled);
+        snapshot.filters().for_each(|filter| filter.guard.show());
         self.state.retain(&snapshot.state);
         self.metrics.retain(&Live {
             routes: snapshot.routes.iter().map(|route| &*route.name).collect(),
             upstreams: snapshot.upstreams.keys().map(|name| &**name).collect(),
-            filters: filters.map(|filter| &*filter.config.name).collect::<HashSet<_>>(),
+            filters: snapshot.filters().map(|filter| &*filter.config.name).collect::<HashSet<_>>(),
             namespaces: snapshot.state.namespaces.iter().map(|n| n.name.as_str()).collect(),
             rate_limits: snapshot.state.rate_limits.iter().map(|l| l.name.as_str()).collect(),
         });

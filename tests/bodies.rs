@@ -98,7 +98,7 @@ fn a_held_body_is_sent_again_to_another_endpoint() {
             assert!(seen.body == large_bytes(), "{version}, {round}: {} bytes", seen.body.len());
         }
     }
-    let retries = site.metric("selvedge_upstream_retries_total{upstream=\"o\"}");
+    let retries = site.metric("selvedge_upstream_retries_total{reason=\"reset\",upstream=\"o\"}");
     assert!(retries >= Some(2.0), "{retries:?}");
 }
 

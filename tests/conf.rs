@@ -44,6 +44,7 @@ fn is_free(path: &[String]) -> bool {
             | ["filters", _, "config", ..]
             | ["routes", _, "aggregate", "parts", _]
             | ["routes", _, "match", "headers" | "query" | "cookies", _]
+            | ["routes", _, "split", "to", _, "headers" | "cookies", _]
     )
 }
 

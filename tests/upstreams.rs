@@ -258,6 +258,25 @@ fn checks_and_fetches_speak_tls_to_origins() {
     assert_eq!(site.get("/misnamed").text(), "connect", "{}", site.proxy.log());
 }
 
+#[test]
+fn grpc_checks_ask_a_real_server() {
+    let mut server = Peer::start("grpc_peer.py", &["serve"]);
+    let address = server.address();
+    let asking = |name: &str, service: &str| {
+        let health = format!("health: {{ interval: 50ms, grpc: {{ service: \"{service}\" }} }}");
+        upstream(name, address, &format!("protocol: http2, {health}"))
+    };
+    let (all, sick, unknown) =
+        (asking("a", ""), asking("b", "sick"), asking("c", "there.is.none.Such"));
+    let site = Site::start(format!("{PLAIN}upstreams:\n{all}{sick}{unknown}{}", routes(&["a"])));
+    until("each check has its verdict", || {
+        let state = site.upstreams();
+        let of = |index: usize| state["upstreams"][index]["endpoints"][0].clone();
+        let verdicts = [0, 1, 2].map(|index| of(index)["healthy"] == true);
+        of(0)["checked"] == true && verdicts == [true, false, false]
+    });
+}
+
 /// Endpoints with these keys beside their addresses, behind one upstream for every path.
 fn balanced(origins: &[Origin], keys: &[&str], more: &str) -> String {
     let endpoints = origins.iter().zip(keys.iter().chain(std::iter::repeat(&"")));
@@ -387,7 +406,11 @@ fn an_origin_that_hangs_under_load_fails_no_get() {
     site.logged("is unhealthy (no answer within 100ms)");
     load.more(200);
     assert_eq!(load.stop(), Vec::<String>::new(), "no request fails:\n{}", site.proxy.log());
-    assert!(site.metric("selvedge_upstream_retries_total{upstream=\"o\"}") > Some(0.0), "retried");
+    assert!(
+        site.metric("selvedge_upstream_retries_total{reason=\"timeout\",upstream=\"o\"}")
+            > Some(0.0),
+        "retried"
+    );
     hangs.store(false, SeqCst);
     site.logged("is healthy");
 }

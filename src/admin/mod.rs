@@ -139,6 +139,7 @@ impl Operators {
                 "filters": route.filters.iter().map(|f| &*f.config.name).collect::<Vec<_>>(),
                 "action": match &route.config.action {
                     Action::Upstream(_) => "upstream",
+                    Action::Split(_) => "split",
                     Action::Redirect { .. } => "redirect",
                     Action::Respond { .. } => "respond",
                     Action::Aggregate(_) => "aggregate",

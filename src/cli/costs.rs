@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::config::filters::Lowering;
-use crate::script::{Cost, Diagnostic, Script, Slow, compile};
+use crate::script::{Diagnostic, FunctionCost, Script, Slow, compile};
 use crate::state::Lists;
 
 /// One filter's functions.
@@ -35,7 +35,7 @@ impl<'c> Costs<'c> {
                 "why": slow.why,
             })
         };
-        let function = |cost: &Cost| {
+        let function = |cost: &FunctionCost| {
             json!({
                 "function": cost.function,
                 "lowered": cost.kept.is_none(),

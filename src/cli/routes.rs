@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
 use super::print::{answer, fail, report};
 use crate::config::routes::{Action, AmbiguousPath, Match, Route};
+use crate::config::traffic::Part;
 use crate::config::{self, Config};
 use crate::routing::path::{Normalised, normalise};
 use crate::routing::{Found, Reason, RequestView, Router};
@@ -178,6 +179,11 @@ fn methods(route: &Route) -> String {
 fn action(route: &Route, config: &Config) -> String {
     let action = match &route.action {
         Action::Upstream(index) => format!("upstream {}", config.upstreams[*index].name),
+        Action::Split(split) => {
+            let part =
+                |part: &Part| format!("{} {}", config.upstreams[part.upstream].name, part.weight);
+            format!("split {}", split.parts.iter().map(part).collect::<Vec<_>>().join(", "))
+        }
         Action::Redirect { status, to } => format!("redirect {} {to}", status.as_u16()),
         Action::Respond { status, .. } => format!("respond {}", status.as_u16()),
         Action::Aggregate(of) => {

@@ -10,7 +10,7 @@ use super::problem::{Problems, nearest};
 use super::read::{At, Named, choice, section};
 use super::schedule::{self, RawSchedule, Schedule};
 use super::state::{self, Access, Grants, RawGrants, State};
-use super::upstreams::Upstream;
+use super::upstreams::{Breaker, RawBreaker, Upstream, resolve_breaker};
 use super::values::{Bytes, Free};
 
 #[derive(Debug, Clone)]
@@ -26,6 +26,7 @@ pub struct Filter {
     pub schedule: Vec<Schedule>,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
+    pub breaker: Option<Breaker>,
     pub tests: Tests,
     pub lowering: Lowering,
 }
@@ -107,6 +108,8 @@ pub struct FilterLimits {
     pub wall: Duration,
     pub memory: usize,
     pub operations: u64,
+    /// Bytes that all runs together may leave behind.
+    pub leaked: u64,
 }
 
 impl Default for FilterLimits {
@@ -117,6 +120,7 @@ impl Default for FilterLimits {
             wall: Duration::from_secs(10),
             memory: 16 << 20,
             operations: 10_000_000,
+            leaked: 64 << 20,
         }
     }
 }
@@ -128,6 +132,8 @@ pub enum OnFault {
     Closed,
     /// The unedited request goes on.
     Open,
+    /// The version that served before the last change runs instead; without one, as `Closed`.
+    Previous,
 }
 
 /// Whether a filter serves without tests.
@@ -201,8 +207,13 @@ section! {
         schedule: Vec<RawSchedule> = "[]",
         /// What one run of a hook may use.
         limits: RawFilterLimits = "{}",
-        /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
+        /// What a fault means: `closed` answers 500, `open` goes on with the unedited request,
+        /// `previous` runs the hook of the version before the last change of the script instead,
+        /// and is `closed` where there is none.
         on_fault: OnFault = "closed",
+        /// Takes the filter out while too many of its runs fault (`failures`, of at least
+        /// `min_requests` runs in the `window`): `on_fault` says what happens without it.
+        breaker: Option<RawBreaker>,
         /// `required`: the tests beside the script (`auth_test.rhai` for `auth.rhai`) must be
         /// there and pass, else the configuration is refused.
         tests: Tests = "optional",
@@ -252,10 +263,17 @@ section! {
         memory: At<Bytes> = "16MiB",
         /// Steps of the script engine.
         operations: At<u64> = "10000000",
+        /// What all runs together may leave behind in values that hold each other, which are never
+        /// freed. Beyond it the filter is out until the next reload.
+        leaked: Bytes = "64MiB",
     }
 }
 
-choice!(OnFault { "closed" => OnFault::Closed, "open" => OnFault::Open });
+choice!(OnFault {
+    "closed" => OnFault::Closed,
+    "open" => OnFault::Open,
+    "previous" => OnFault::Previous,
+});
 choice!(Lowering {
     "on" => Lowering::On,
     "off" => Lowering::Off,
@@ -307,6 +325,7 @@ pub fn resolve(
         schedule: schedule::resolve(raw.schedule, declared, problems),
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
+        breaker: raw.breaker.map(|raw| resolve_breaker(raw, problems)),
         tests: raw.tests,
     };
     raw.0.into_iter().map(resolve_one).collect()
@@ -326,32 +345,47 @@ fn resolve_limits(raw: RawFilterLimits, problems: &mut Problems) -> FilterLimits
         wall: raw.wall,
         memory: usize::try_from(raw.memory.value.0).unwrap_or(usize::MAX),
         operations: raw.operations.value,
+        leaked: raw.leaked.0,
     }
 }
 
 fn resolve_secrets(raw: Named<RawSecret>, problems: &mut Problems) -> BTreeMap<String, Secret> {
     let mut secrets = BTreeMap::new();
     for (name, raw) in raw.0 {
-        let bytes = match (raw.file, raw.env) {
-            (Some(file), None) => std::fs::read(&file.value).map(without_line_break).map_err(|e| {
-                file.problem(problems, format!("{}: {e}", file.value.display()), None);
-            }),
-            (None, Some(env)) => std::env::var(&env.value).map(String::into_bytes).map_err(|_| {
-                let message = format!("the environment variable {} is not set", env.value);
-                env.problem(problems, message, None);
-            }),
-            _ => {
-                name.problem(problems, "a secret needs exactly one of file, env", None);
-                Err(())
-            }
-        };
-        match bytes {
-            Ok(bytes) if bytes.is_empty() => name.problem(problems, "this secret is empty", None),
-            Ok(bytes) => drop(secrets.insert(name.value, Secret::new(bytes))),
-            Err(()) => {}
+        if let Some(secret) = resolve_secret(&name, raw, problems) {
+            secrets.insert(name.value, secret);
         }
     }
     secrets
+}
+
+/// The secret that is configured at `place`.
+pub(super) fn resolve_secret<T>(
+    place: &At<T>,
+    raw: RawSecret,
+    problems: &mut Problems,
+) -> Option<Secret> {
+    let bytes = match (raw.file, raw.env) {
+        (Some(file), None) => std::fs::read(&file.value).map(without_line_break).map_err(|e| {
+            file.problem(problems, format!("{}: {e}", file.value.display()), None);
+        }),
+        (None, Some(env)) => std::env::var(&env.value).map(String::into_bytes).map_err(|_| {
+            let message = format!("the environment variable {} is not set", env.value);
+            env.problem(problems, message, None);
+        }),
+        _ => {
+            place.problem(problems, "a secret needs exactly one of file, env", None);
+            Err(())
+        }
+    };
+    match bytes {
+        Ok(bytes) if bytes.is_empty() => {
+            place.problem(problems, "this secret is empty", None);
+            None
+        }
+        Ok(bytes) => Some(Secret::new(bytes)),
+        Err(()) => None,
+    }
 }
 
 fn without_line_break(mut bytes: Vec<u8>) -> Vec<u8> {

@@ -15,6 +15,7 @@ pub mod routes;
 pub mod schedule;
 pub mod service;
 pub mod state;
+pub mod traffic;
 pub mod upstreams;
 pub mod values;
 pub mod yaml;

@@ -12,7 +12,8 @@ use super::filters::Filter;
 use super::pattern::{HostPattern, PathPattern};
 use super::problem::{Problems, nearest};
 use super::read::{At, Named, check_name, choice, section};
-use super::upstreams::Upstream;
+use super::traffic::{self, RawFallback, RawMirror, RawSplit, RawSticky, Split, Traffic};
+use super::upstreams::{RawRetry, Upstream};
 use super::values::Bytes;
 
 #[derive(Debug, Clone)]
@@ -27,6 +28,7 @@ pub struct Route {
     /// Overrides the upstream's total timeout.
     pub timeout: Option<Duration>,
     pub max_body: u64,
+    pub traffic: Traffic,
     /// Shared, as each request holds on to it.
     pub cache: Option<Arc<RouteCache>>,
 }
@@ -65,6 +67,7 @@ pub enum Test {
 pub enum Action {
     /// Index into `Config::upstreams`.
     Upstream(usize),
+    Split(Split),
     Redirect {
         status: StatusCode,
         to: String,
@@ -94,7 +97,7 @@ pub enum AmbiguousPath {
 }
 
 section! {
-    /// Which requests go where, through which filters. Exactly one of upstream, redirect,
+    /// Which requests go where, through which filters. Exactly one of upstream, split, redirect,
     /// respond, aggregate.
     pub struct RawRoute as "route" {
         /// The route's name in logs and metrics.
@@ -105,6 +108,8 @@ section! {
         filters: Vec<At<String>> = "[]",
         /// Forward to this upstream.
         upstream: Option<At<String>>,
+        /// Forward to several upstreams, each with its share.
+        split: Option<RawSplit>,
         /// Answer with a redirect.
         redirect: Option<RawRedirect>,
         /// Answer with a fixed response.
@@ -119,6 +124,18 @@ section! {
         ambiguous_path: AmbiguousPath = "reject",
         /// The upstream's total timeout, for this route.
         timeout: Option<At<Duration>>,
+        /// The upstream's `retries`, for this route.
+        retries: Option<At<u32>>,
+        /// The upstream's `retry`, for this route.
+        retry: Option<At<RawRetry>>,
+        /// The only regions that a request may go to, whatever fails: see `region` of endpoints.
+        fence: Vec<At<String>> = "[]",
+        /// Who answers when the upstream cannot be asked.
+        fallback: Option<At<RawFallback>>,
+        /// Keeps clients at their endpoints by a cookie.
+        sticky: Option<At<RawSticky>>,
+        /// Copies requests to another upstream.
+        mirror: Option<At<RawMirror>>,
         /// The largest request body; above it the answer is 413.
         max_body: Bytes = "100MiB",
         /// What of the responses is stored; left out, nothing.
@@ -211,30 +228,27 @@ fn resolve_one(
 ) -> Option<Route> {
     refuse_without_upstream(&raw, problems);
     let rewrite = resolve_rewrite(&raw, problems);
-    let matches = resolve_match(raw.r#match, problems);
-    let cache =
-        raw.cache.map(|raw_cache| cache::resolve(raw_cache.value, &raw.name.value, problems));
+    let matches = resolve_match(raw.r#match.clone(), problems);
+    let cache = raw
+        .cache
+        .clone()
+        .map(|raw_cache| cache::resolve(raw_cache.value, &raw.name.value, problems));
     let filters = raw.filters.iter().filter_map(|name| {
         let names = filters.iter().map(|f| &*f.name);
         find(name, "filter", names, problems)
     });
+    let filters = filters.collect();
+    let action = resolve_action(&raw, &matches, upstreams, problems)?;
     Some(Route {
         name: raw.name.value.as_str().into(),
-        filters: filters.collect(),
+        filters,
         rewrite,
         ambiguous_path: raw.ambiguous_path,
-        timeout: raw.timeout.map(|timeout| timeout.value),
+        timeout: raw.timeout.as_ref().map(|timeout| timeout.value),
         max_body: raw.max_body.0,
+        traffic: traffic::resolve(&raw, &action, upstreams, problems),
         cache: cache.map(Arc::new),
-        action: match (raw.aggregate, raw.upstream, raw.redirect, raw.respond) {
-            (Some(raw), None, None, None) => {
-                Action::Aggregate(aggregate::resolve(raw, &matches, upstreams, problems))
-            }
-            (None, upstream, redirect, respond) => {
-                resolve_action(raw.name, upstream, redirect, respond, upstreams, problems)?
-            }
-            _ => return one_action(&raw.name, problems),
-        },
+        action,
         matches,
     })
 }
@@ -242,22 +256,28 @@ fn resolve_one(
 /// Keys that say how to forward have no effect on a route that answers by itself.
 fn refuse_without_upstream(raw: &RawRoute, problems: &mut Problems) {
     let answers = raw.redirect.is_some() || raw.respond.is_some() || raw.aggregate.is_some();
-    if raw.upstream.is_some() || !answers {
+    if raw.upstream.is_some() || raw.split.is_some() || !answers {
         return;
     }
     no_effect("strip_prefix", raw.strip_prefix.as_ref(), problems);
     no_effect("replace_prefix", raw.replace_prefix.as_ref(), problems);
     no_effect("timeout", raw.timeout.as_ref(), problems);
+    no_effect("retries", raw.retries.as_ref(), problems);
+    no_effect("retry", raw.retry.as_ref(), problems);
+    no_effect("fence", raw.fence.first(), problems);
+    no_effect("fallback", raw.fallback.as_ref(), problems);
+    no_effect("sticky", raw.sticky.as_ref(), problems);
+    no_effect("mirror", raw.mirror.as_ref(), problems);
     no_effect("cache", raw.cache.as_ref(), problems);
 }
 
 fn no_effect<T>(key: &str, given: Option<&At<T>>, problems: &mut Problems) {
     if let Some(given) = given {
-        given.problem(problems, format!("{key} has an effect with upstream only"), None);
+        given.problem(problems, format!("{key} has an effect with upstream and split only"), None);
     }
 }
 
-fn find<'a>(
+pub(super) fn find<'a>(
     name: &At<String>,
     what: &str,
     known: impl Iterator<Item = &'a str> + Clone,
@@ -272,57 +292,64 @@ fn find<'a>(
 }
 
 fn resolve_action(
-    name: At<String>,
-    upstream: Option<At<String>>,
-    redirect: Option<RawRedirect>,
-    respond: Option<RawRespond>,
+    raw: &RawRoute,
+    matches: &Match,
     upstreams: &[Upstream],
     problems: &mut Problems,
 ) -> Option<Action> {
-    match (upstream, redirect, respond) {
-        (Some(upstream), None, None) => {
+    let (upstream, split, redirect) =
+        (raw.upstream.clone(), raw.split.clone(), raw.redirect.clone());
+    match (upstream, split, redirect, raw.respond.clone(), raw.aggregate.clone()) {
+        (Some(upstream), None, None, None, None) => {
             let names = upstreams.iter().map(|u| &*u.name);
             find(&upstream, "upstream", names, problems).map(Action::Upstream)
         }
-        (None, Some(RawRedirect { status, to }), None) => {
-            if !matches!(status.value.as_u16(), 301 | 302 | 303 | 307 | 308) {
-                status.problem(problems, "a redirect is 301, 302, 303, 307 or 308", None);
-            }
-            let printable = to.value.bytes().all(|b| b.is_ascii_graphic());
-            if to.value.is_empty() || !printable {
-                to.problem(problems, "a redirect's target is printable ASCII without spaces", None);
-            }
-            if PLACEHOLDERS
-                .iter()
-                .fold(to.value.clone(), |to, p| to.replace(p, ""))
-                .contains(['{', '}'])
-            {
-                let message = format!("a redirect's target knows {} only", PLACEHOLDERS.join(", "));
-                to.problem(problems, message, None);
-            }
-            Some(Action::Redirect { status: status.value, to: to.value })
+        (None, Some(split), None, None, None) => {
+            traffic::resolve_split(split, upstreams, problems).map(Action::Split)
         }
-        (None, None, Some(RawRespond { status, body, content_type })) => {
-            if matches!(status.value.as_u16(), 204 | 205 | 304) && !body.is_empty() {
-                status.problem(problems, format!("a {} has no body", status.value.as_u16()), None);
-            }
-            if HeaderValue::from_str(&content_type.value).is_err() {
-                content_type.problem(problems, "a media type is printable ASCII", None);
-            }
-            Some(Action::Respond {
-                status: status.value,
-                body: body.into(),
-                headers: vec![(http::header::CONTENT_TYPE, content_type.value)],
-            })
+        (None, None, Some(redirect), None, None) => Some(resolve_redirect(redirect, problems)),
+        (None, None, None, Some(page), None) => Some(resolve_respond(page, problems)),
+        (None, None, None, None, Some(raw)) => {
+            Some(Action::Aggregate(aggregate::resolve(raw, matches, upstreams, problems)))
         }
-        _ => one_action(&name, problems),
+        _ => {
+            let message =
+                "a route needs exactly one of upstream, split, redirect, respond, aggregate";
+            raw.name.problem(problems, message, None);
+            None
+        }
     }
 }
 
-fn one_action<T>(name: &At<String>, problems: &mut Problems) -> Option<T> {
-    let message = "a route needs exactly one of upstream, redirect, respond, aggregate";
-    name.problem(problems, message, None);
-    None
+fn resolve_redirect(RawRedirect { status, to }: RawRedirect, problems: &mut Problems) -> Action {
+    if !matches!(status.value.as_u16(), 301 | 302 | 303 | 307 | 308) {
+        status.problem(problems, "a redirect is 301, 302, 303, 307 or 308", None);
+    }
+    let printable = to.value.bytes().all(|b| b.is_ascii_graphic());
+    if to.value.is_empty() || !printable {
+        to.problem(problems, "a redirect's target is printable ASCII without spaces", None);
+    }
+    if PLACEHOLDERS.iter().fold(to.value.clone(), |to, p| to.replace(p, "")).contains(['{', '}']) {
+        let message = format!("a redirect's target knows {} only", PLACEHOLDERS.join(", "));
+        to.problem(problems, message, None);
+    }
+    Action::Redirect { status: status.value, to: to.value }
+}
+
+/// An [`Action::Respond`].
+pub(super) fn resolve_respond(raw: RawRespond, problems: &mut Problems) -> Action {
+    let RawRespond { status, body, content_type } = raw;
+    if matches!(status.value.as_u16(), 204 | 205 | 304) && !body.is_empty() {
+        status.problem(problems, format!("a {} has no body", status.value.as_u16()), None);
+    }
+    if HeaderValue::from_str(&content_type.value).is_err() {
+        content_type.problem(problems, "a media type is printable ASCII", None);
+    }
+    Action::Respond {
+        status: status.value,
+        body: body.into(),
+        headers: vec![(http::header::CONTENT_TYPE, content_type.value)],
+    }
 }
 
 fn resolve_match(raw: RawMatch, problems: &mut Problems) -> Match {
@@ -336,7 +363,7 @@ fn resolve_match(raw: RawMatch, problems: &mut Problems) -> Match {
     Match { host: raw.host, path: raw.path, methods: raw.methods, conditions }
 }
 
-fn resolve_tests(
+pub(super) fn resolve_tests(
     raw: Named<RawTest>,
     on: impl Fn(&str) -> ConditionOn,
     problems: &mut Problems,

@@ -4,6 +4,7 @@
 
 mod fingerprint;
 mod membership;
+mod retry;
 mod watching;
 
 use std::path::PathBuf;
@@ -17,10 +18,12 @@ pub use self::fingerprint::Fingerprint;
 pub use self::membership::{
     Address, Discovery, Endpoint, MAX_ENDPOINTS, MAX_WEIGHT, Source, load_endpoints,
 };
+pub use self::retry::{RawRetry, Retry, RetryOn, resolve_retry};
 pub use self::watching::{Breaker, Health, HttpProbe, Outlier, Probe, Statuses};
 
 use self::membership::{RawDiscovery, RawEndpoint};
-use self::watching::{RawBreaker, RawHealth, RawOutlier};
+pub(super) use self::watching::{RawBreaker, resolve_breaker};
+use self::watching::{RawHealth, RawOutlier};
 use super::listeners::{Certificate, RawCertificate, TlsVersion};
 use super::pattern::HostPattern;
 use super::problem::Problems;
@@ -46,6 +49,7 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// Further endpoints tried.
     pub retries: u32,
+    pub retry: Retry,
     pub protocol: Protocol,
     pub proxy_protocol: Option<ProxyProtocol>,
     pub max_connection_age: Option<Duration>,
@@ -99,6 +103,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// The whole exchange with the upstream, retries included, until the response begins.
     pub total: Duration,
+    /// Whether the origin is told how much of it is left.
+    pub announce: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -153,6 +159,8 @@ section! {
         /// How many further endpoints are tried when a connection cannot be made or, for idempotent
         /// requests, when no answer comes.
         retries: At<u32> = "1",
+        /// Which failures are tried again, and how.
+        retry: RawRetry = "{}",
         /// What is spoken to the origins: `http2` without TLS means prior knowledge, `auto` is
         /// HTTP/2 where the TLS handshake agrees on it.
         protocol: At<Protocol> = "http1",
@@ -184,8 +192,8 @@ section! {
 }
 
 section! {
-    /// The part of a request that keeps it on one endpoint; exactly one key. Requests that lack
-    /// it are spread over all.
+    /// The part of a request that decides where it goes; exactly one key. Requests that lack it
+    /// are spread over all.
     pub struct RawHashBy as "hash_by" {
         /// The client's address.
         client_ip: Option<At<bool>>,
@@ -211,6 +219,9 @@ section! {
         idle: Duration = "60s",
         /// For all attempts together until the response begins.
         total: Duration = "60s",
+        /// Tell the origin what is left of it: as `X-Request-Timeout`, in milliseconds, and to
+        /// gRPC as `grpc-timeout`.
+        announce: bool = "false",
     }
 }
 
@@ -268,9 +279,7 @@ fn resolve_one(name: &At<String>, mut raw: RawUpstream, problems: &mut Problems)
         let message = "protocol: auto is agreed on in the TLS handshake, and there is no tls here";
         raw.protocol.problem(problems, message, Some("say http1 or http2".into()));
     }
-    if raw.retries.value > MAX_RETRIES {
-        raw.retries.problem(problems, format!("retries are 0 to {MAX_RETRIES}"), None);
-    }
+    check_retries(&raw.retries, problems);
     let balance =
         resolve_balance(&raw.balance, raw.hash_by.take(), problems).unwrap_or(Balance::RoundRobin);
     check_combinations(&balance, &raw, problems);
@@ -308,13 +317,21 @@ fn resolve_one(name: &At<String>, mut raw: RawUpstream, problems: &mut Problems)
             first_byte: raw.timeouts.first_byte,
             idle: raw.timeouts.idle,
             total: raw.timeouts.total,
+            announce: raw.timeouts.announce,
         },
         retries: raw.retries.value,
+        retry: resolve_retry(raw.retry, problems),
         protocol: raw.protocol.value,
         proxy_protocol: raw.proxy_protocol.map(|version| version.value),
         max_connection_age: raw.max_connection_age.map(|age| age.value),
         tls: raw.tls.map(|tls| resolve_tls(tls, problems)),
         host: raw.host.map(|host| resolve_host(host, problems)),
+    }
+}
+
+pub fn check_retries(retries: &At<u32>, problems: &mut Problems) {
+    if retries.value > MAX_RETRIES {
+        retries.problem(problems, format!("retries are 0 to {MAX_RETRIES}"), None);
     }
 }
 
@@ -407,11 +424,8 @@ fn resolve_balance(
     }
 }
 
-fn resolve_key(
-    by: RawHashBy,
-    balance: &At<RawBalance>,
-    problems: &mut Problems,
-) -> Option<HashKey> {
+/// The key that `by` means; a problem stands at `place`.
+pub fn resolve_key<T>(by: RawHashBy, place: &At<T>, problems: &mut Problems) -> Option<HashKey> {
     let switch = |given: Option<At<bool>>, key| given.map(|on| on.value.then_some(key));
     let given = [
         switch(by.client_ip, HashKey::ClientIp),
@@ -435,8 +449,8 @@ fn resolve_key(
     match (given.next(), given.next()) {
         (Some(Some(key)), None) => Some(key),
         _ => {
-            let message = "hash_by needs exactly one of client_ip, path, header, cookie, query";
-            balance.problem(problems, message, None);
+            let message = "a key is exactly one of client_ip, path, header, cookie, query";
+            place.problem(problems, message, None);
             None
         }
     }

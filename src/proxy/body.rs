@@ -43,6 +43,11 @@ impl RequestBody {
         }
     }
 
+    /// What the next attempt sends, if it is held.
+    pub fn whole(&self) -> Option<Bytes> {
+        self.of_attempt.clone().or_else(|| self.held.as_ref().map(|held| held.bytes.clone()))
+    }
+
     /// Takes what filters made of the body, for all attempts.
     pub fn edit(&mut self, edited: &MessageBody) {
         if let (Some(held), MessageBody::Replaced(bytes)) = (&mut self.held, edited) {

@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Uri};
 
 use super::fail::Failure;
+use super::retry::Due;
 use crate::listen::ConnState;
 use crate::routing::Params;
 use crate::snapshot::{RouteState, Snapshot, UpstreamState};
@@ -15,6 +16,7 @@ use crate::telemetry::handles::Held;
 use crate::telemetry::trace::TraceContext;
 use crate::upstream::attempt::Attempt as Try;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::retry::Repetition;
 
 /// Per-request state. Empty until the head was read.
 #[derive(Default)]
@@ -26,8 +28,10 @@ pub struct Ctx {
     pub body: super::body::RequestBody,
     pub scripts: super::exchange::ScriptState,
     pub cache: super::cache::CacheState,
+    /// Tells the copy of the request what its origin answered.
+    pub mirror: Option<tokio::sync::oneshot::Sender<super::mirror::Original>>,
     /// In `selvedge dev` only.
-    pub dev: Option<Box<super::dev::Notes>>,
+    pub dev: Option<Arc<super::dev::Notes>>,
 }
 
 /// What is known once the head was read, and does not change.
@@ -101,8 +105,21 @@ pub struct Routed {
 /// Tries to reach an origin.
 #[derive(Default)]
 pub struct Attempt {
+    /// Those that failed, and are not tried again.
     pub tried: Vec<Arc<Endpoint>>,
+    /// Why, in the same order.
+    pub failures: Vec<&'static str>,
     pub current: Option<Try>,
+    /// The repetition that begins next.
+    pub due: Option<Due>,
+    /// The repetition's place in the budget.
+    pub place: Option<Repetition>,
+    /// What the request ends with if no endpoint is left for the repetition.
+    pub otherwise: Option<Failure>,
+    /// It was decided whether the request is copied.
+    pub mirrored: bool,
+    /// The upstream in use stands in for the route's.
+    pub fell_back: bool,
     pub first_began: Option<Instant>,
     pub began: Option<Instant>,
     pub retries: u32,

@@ -12,6 +12,8 @@ use super::conform::Ambiguous;
 use super::ctx::Ctx;
 use super::dev;
 use super::response;
+use crate::config::routes::Action;
+use crate::config::traffic::Fallback;
 use crate::listen::Cut;
 use crate::script::{Fault, From, ResponseDraft};
 use crate::snapshot::Shared;
@@ -223,6 +225,19 @@ impl Failure {
         }
     }
 
+    /// Whether a route's fallback answers instead: the upstream was not, or could not be asked.
+    fn is_for_fallback(&self) -> bool {
+        matches!(
+            self,
+            Self::NoEndpoint(_)
+                | Self::CircuitOpen(_)
+                | Self::Overloaded(_)
+                | Self::Connect(_)
+                | Self::ConnectTimeout(_)
+                | Self::UpstreamTls(_)
+        )
+    }
+
     /// Headers that this failure's answer needs beside the usual ones.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         match self {
@@ -352,6 +367,16 @@ pub struct Page {
 }
 
 impl Page {
+    /// The page of an [`Action::Respond`].
+    pub fn fixed(action: &Action) -> Option<Self> {
+        let Action::Respond { status, body, headers } = action else { return None };
+        let headers = headers.iter().filter_map(|(name, value)| {
+            HeaderValue::from_str(value).ok().map(|value| (name.clone(), value))
+        });
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        Some(Self { status: *status, headers: headers.collect(), body })
+    }
+
     /// As filters see it.
     pub fn into_draft(self) -> ResponseDraft {
         let mut draft = ResponseDraft::new(self.status, self.body);
@@ -364,6 +389,9 @@ impl Page {
 }
 
 fn page(session: &Session, ctx: &Ctx, row: &Row) -> Page {
+    if let Some(page) = fallback_page(ctx) {
+        return page;
+    }
     let accept = session.req_header().headers.get(header::ACCEPT);
     let accept = accept.and_then(|v| v.to_str().ok()).unwrap_or_default();
     let id = ctx.facts.as_ref().map_or("", |f| f.request_id.to_str().unwrap_or_default());
@@ -394,6 +422,15 @@ fn page(session: &Session, ctx: &Ctx, row: &Row) -> Page {
     headers.push((header::CONTENT_TYPE, HeaderValue::from_static(media)));
     headers.push((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
     Page { status, headers, body: body.into() }
+}
+
+/// The route's own page for an upstream that cannot be asked.
+fn fallback_page(ctx: &Ctx) -> Option<Page> {
+    let route = &ctx.routed.as_ref()?.route;
+    let Some(Fallback::Page(page)) = &route.config.traffic.fallback else { return None };
+    ctx.outcome.failure.as_ref().filter(|failure| failure.is_for_fallback())?;
+    route.metrics.fallback();
+    Page::fixed(page)
 }
 
 /// For an author at work; see `dev::fault_for_client`.

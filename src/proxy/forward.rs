@@ -1,6 +1,7 @@
 //! What the origin sees: the target, `Host`, and who asked.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Uri, Version, header};
 use pingora::http::RequestHeader;
@@ -13,8 +14,10 @@ use super::conform;
 use super::ctx::{Ctx, Facts};
 use super::fail::Failure;
 use super::head::{
-    self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, TRACESTATE,
+    self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, GRPC_TIMEOUT, REQUEST_ID,
+    REQUEST_TIMEOUT, TRACEPARENT, TRACESTATE,
 };
+use super::peer;
 use crate::config::routes::Rewrite;
 use crate::config::upstreams::Protocol;
 use crate::transform;
@@ -38,6 +41,8 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
     };
     let host = routed.upstream.as_ref().and_then(|u| u.pool.config().host.as_deref());
     let given = &session.req_header().headers;
+    let announces = routed.upstream.as_ref().is_some_and(|u| u.pool.config().timeouts.announce);
+    let left = announces.then(|| peer::left_now(ctx)).flatten();
     let mut filters = routed.route.filters.iter();
     let transforms = filters.any(|filter| filter.script.transforms());
     head::edit(head, |parts| {
@@ -61,11 +66,52 @@ pub fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Re
             headers.remove(&TRACESTATE);
         }
         head::append(headers, &header::VIA, via);
+        if let Some(left) = left {
+            announce(headers, left);
+        }
         if transforms {
             transform::ask(headers);
         }
         Ok(())
     })
+}
+
+/// Tells the origin what is left of the total time; a client that gave gRPC less is taken at its
+/// word.
+fn announce(headers: &mut HeaderMap, left: Duration) {
+    let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    let is_grpc = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"));
+    if !is_grpc {
+        headers.insert(&REQUEST_TIMEOUT, left.into());
+        return;
+    }
+    let given = headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_millis(value.to_str().ok()?));
+    if given.is_none_or(|given| given > left)
+        // Eight digits at most, in the finest unit that they are enough for.
+        && let Ok(value) = HeaderValue::from_str(&match left {
+            0..=99_999_999 => format!("{left}m"),
+            _ => format!("{}S", left / 1000),
+        })
+    {
+        headers.insert(&GRPC_TIMEOUT, value);
+    }
+}
+
+/// `grpc-timeout` in milliseconds, rounded up.
+fn grpc_millis(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => count.checked_mul(3_600_000),
+        "M" => count.checked_mul(60_000),
+        "S" => count.checked_mul(1000),
+        "m" => Some(count),
+        "u" => Some(count.div_ceil(1000)),
+        "n" => Some(count.div_ceil(1_000_000)),
+        _ => None,
+    }
 }
 
 fn value(text: &str) -> Result<HeaderValue> {
@@ -164,6 +210,27 @@ mod tests {
         assert_eq!(rewritten("/api/v2/a", "/api/v2", "/new"), "/new/a");
         assert_eq!(rewritten("/api/v2x", "/api/v2", ""), "/api/v2x");
         assert_eq!(rewritten("/api/v2/?q=%2f", "/api/v2", ""), "/?q=%2f");
+    }
+
+    #[test]
+    fn the_time_left_is_told_and_never_more_than_the_client_gave() {
+        let told = |grpc: Option<&'static str>, left: u64| {
+            let mut headers = HeaderMap::new();
+            if let Some(given) = grpc {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                headers.insert(&GRPC_TIMEOUT, HeaderValue::from_static(given));
+            }
+            announce(&mut headers, Duration::from_millis(left));
+            let name = if grpc.is_some() { &GRPC_TIMEOUT } else { &REQUEST_TIMEOUT };
+            headers[name].to_str().expect("text").to_owned()
+        };
+        assert_eq!(told(None, 1500), "1500");
+        assert_eq!(told(Some("2S"), 1500), "1500m");
+        assert_eq!(told(Some("1S"), 1500), "1S");
+        assert_eq!(told(Some("100000u"), 1500), "100000u");
+        assert_eq!(told(Some("nonsense"), 1500), "1500m");
+        assert_eq!(told(Some("9H"), 500_000_000), "9H");
+        assert_eq!(told(Some("999H"), 500_000_000), "500000S");
     }
 
     #[test]

@@ -16,7 +16,10 @@ use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCachea
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::ctx::Ctx;
-use super::{accept, body, cache, collect, fail, finish, forward, peer, request, response, route};
+use super::{
+    accept, body, cache, collect, fail, finish, forward, mirror, peer, request, response, retry,
+    route,
+};
 use crate::snapshot::Shared;
 
 /// The proxy, as Pingora drives it.
@@ -102,7 +105,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         ctx: &mut Box<Ctx>,
     ) -> Result<Box<HttpPeer>> {
-        peer::choose(session, ctx)
+        peer::choose(session, ctx).await
     }
 
     async fn connected_to_upstream(
@@ -127,6 +130,7 @@ impl ProxyHttp for Gateway {
         forward::prepare(session, head, ctx)?;
         collect::ask_for_whole(head, ctx);
         request::run_upstream(session, head, ctx, &self.shared).await?;
+        mirror::begin(session, head, ctx, &self.shared);
         body::send_held(session, head, ctx)
     }
 
@@ -209,7 +213,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Ctx>,
         error: Box<Error>,
     ) -> Box<Error> {
-        peer::connect_failed(ctx, error)
+        retry::connect_failed(ctx, error)
     }
 
     fn error_while_proxy(
@@ -221,7 +225,7 @@ impl ProxyHttp for Gateway {
         reused: bool,
     ) -> Box<Error> {
         collect::give_up(session, ctx);
-        peer::exchange_failed(session, ctx, peer, error, reused)
+        retry::exchange_failed(session, ctx, peer, error, reused)
     }
 
     async fn fail_to_proxy(

@@ -15,6 +15,8 @@ use pingora::{ErrorType, OrErr, Result};
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub static REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+pub static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -32,18 +32,26 @@ mod forward;
 mod gateway;
 /// Request heads in the form that is cheap to edit.
 mod head;
-/// Choice of an endpoint, and whether to try another.
+/// What a request is hashed by.
+mod key;
+/// Copies of requests to another upstream.
+mod mirror;
+/// Choice of an endpoint.
 mod peer;
 /// Request filters: may answer, edit, choose the upstream.
 mod request;
 /// What the client sees.
 mod response;
+/// Whether to try another endpoint.
+mod retry;
 /// Host, path and conditions to a route; routes that answer by themselves.
 mod route;
 /// What filters do by the clock.
 pub mod schedule;
 /// A session in place of the client's own, with a body that we hold.
 mod stand_in;
+/// A cookie that keeps a client at an endpoint.
+mod sticky;
 /// Bodies that filters transform as they stream by.
 mod transform;
 

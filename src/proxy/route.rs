@@ -1,6 +1,7 @@
 //! Which route a request takes, and the routes that answer by themselves.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::{HeaderValue, header};
 use pingora::Result;
@@ -9,11 +10,11 @@ use pingora_proxy::Session;
 use super::aggregate;
 use super::ctx::{Ctx, Routed};
 use super::fail::{Failure, Page};
-use super::{head, response};
+use super::{head, key, response};
 use crate::config::routes::{Action, AmbiguousPath};
 use crate::routing::path::{Ambiguity, normalise};
 use crate::routing::{Found, RequestView};
-use crate::snapshot::Shared;
+use crate::snapshot::{RouteState, Shared, UpstreamState};
 
 /// Fills `Ctx::routed` and puts the path's normal form into the request.
 pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
@@ -26,13 +27,14 @@ pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         Ok(normal) => normal,
         Err(failure) => return Err(ctx.refuse(failure)),
     };
-    let found = facts.snapshot.router.find(&RequestView {
+    let view = RequestView {
         host: facts.host(),
         path: &path,
         method: &head.method,
         headers: &head.headers,
         query,
-    });
+    };
+    let found = facts.snapshot.router.find(&view);
     let (index, params) = match found {
         Found::Route { index, params } => (index, params),
         Found::NotFound => return Err(ctx.refuse(Failure::NoRoute)),
@@ -44,7 +46,7 @@ pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         return Err(ctx.refuse(Failure::NoRoute));
     };
     let refuse_ambiguous = route.config.ambiguous_path == AmbiguousPath::Reject;
-    let upstream = route.upstream.clone();
+    let upstream = choose_upstream(session, ctx, &route, &view);
     let target = match &path {
         Cow::Borrowed(_) => None,
         Cow::Owned(path) => {
@@ -68,6 +70,20 @@ pub fn choose(session: &mut Session, ctx: &mut Ctx) -> Result<()> {
     }
 }
 
+/// The route's upstream, or the one in whose share the request falls.
+fn choose_upstream(
+    session: &Session,
+    ctx: &Ctx,
+    route: &RouteState,
+    view: &RequestView<'_>,
+) -> Option<Arc<UpstreamState>> {
+    let (Action::Split(config), Some(split)) = (&route.config.action, &route.split) else {
+        return route.upstream.clone();
+    };
+    let key = key::of(session, ctx, config.by.as_ref());
+    route.parts.get(split.choose(view, &key)).cloned()
+}
+
 /// The path in normal form, the query as it came, and what in the path could be read differently.
 #[expect(clippy::type_complexity)] // three things that no other place puts together
 fn normal_path(
@@ -89,7 +105,7 @@ fn normal_path(
 pub async fn answer(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<bool> {
     let route = ctx.routed()?.route.clone();
     let page = match &route.config.action {
-        Action::Upstream(_) => return Ok(false),
+        Action::Upstream(_) | Action::Split(_) => return Ok(false),
         Action::Aggregate(of) => {
             // Boxed, so that other requests do not carry the room for it.
             Box::pin(aggregate::answer(session, ctx, shared, of)).await?;
@@ -99,13 +115,10 @@ pub async fn answer(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Re
             let location = location(to, ctx, session)?;
             Page { status: *status, headers: vec![(header::LOCATION, location)], body: "".into() }
         }
-        Action::Respond { status, body, headers } => {
-            let headers = headers.iter().filter_map(|(name, value)| {
-                HeaderValue::from_str(value).ok().map(|value| (name.clone(), value))
-            });
-            let body = bytes::Bytes::copy_from_slice(body.as_bytes());
-            Page { status: *status, headers: headers.collect(), body }
-        }
+        Action::Respond { .. } => match Page::fixed(&route.config.action) {
+            Some(page) => page,
+            None => return Ok(false),
+        },
     };
     response::send_draft(session, ctx, shared, page.into_draft()).await?;
     Ok(true)

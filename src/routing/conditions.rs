@@ -53,6 +53,10 @@ impl Conditions {
         Ok(Self(checks.into()))
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn hold(&self, request: &RequestView<'_>) -> bool {
         self.0.iter().all(|check| check.holds(request))
     }

@@ -23,6 +23,7 @@ mod explain;
 mod params;
 pub mod path;
 mod router;
+mod split;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -31,3 +32,4 @@ pub use conflict::Conflict;
 pub use explain::Reason;
 pub use params::Params;
 pub use router::{Found, RequestView, Router};
+pub use split::Split;

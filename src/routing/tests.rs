@@ -24,6 +24,7 @@ fn route(line: &str, conditions: &[&str]) -> Route {
             conditions: conditions.iter().map(|text| condition(text)).collect(),
         },
         filters: Vec::new(),
+        traffic: Default::default(),
         action: Action::Respond { status: StatusCode::OK, body: "".into(), headers: Vec::new() },
         rewrite: None,
         ambiguous_path: AmbiguousPath::Reject,

@@ -20,8 +20,9 @@ use super::fault::text_of;
 use super::fiber::{self, Fiber, Stop};
 use super::hooks::Hook;
 use super::imports::{Imported, Imports};
+use super::leaks;
 use super::lint::{Lint, nearest};
-use super::lower::{self, Cost, Lowered};
+use super::lower::{self, FunctionCost, Lowered};
 use super::meter::{LIVE_FIBERS, Limits};
 use crate::config::filters::{Filter, Lowering};
 use crate::state::Lists;
@@ -58,6 +59,7 @@ pub struct Script {
     hooks: Vec<Hook>,
     /// Hooks that are defined and do nothing.
     idle: Vec<Hook>,
+    pub(super) shares: bool,
     transforms: bool,
     pub(super) caches: Arc<Pool>,
     pub(super) lowering: Lowering,
@@ -101,7 +103,7 @@ impl Script {
     }
 
     /// What runs as closures, and what Rhai still runs.
-    pub fn costs(&self) -> &[Cost] {
+    pub fn costs(&self) -> &[FunctionCost] {
         self.lowered.as_ref().map_or(&[], |lowered| &lowered.costs)
     }
 
@@ -109,14 +111,6 @@ impl Script {
     pub fn files(&self) -> Vec<PathBuf> {
         let imported = self.imports.files().into_iter().map(|imported| imported.file);
         std::iter::once(self.file.clone()).chain(imported).collect()
-    }
-
-    /// The functions that a callback means.
-    pub(super) fn library(&self) -> Arc<Module> {
-        match (&self.lowered, self.lowering) {
-            (Some(lowered), Lowering::On) => lowered.library.clone(),
-            _ => self.ast.shared_lib().clone(),
-        }
     }
 
     pub(super) fn source(&self) -> &str {
@@ -130,7 +124,6 @@ pub fn compile(filter: &Filter, lists: &Lists) -> Result<Script, Vec<Diagnostic>
 }
 
 /// As [`compile`], with the text at hand; imports are still read from the script's folder.
-#[cfg(test)]
 pub(super) fn compile_source(
     filter: &Filter,
     lists: &Lists,
@@ -243,7 +236,8 @@ impl Load {
         let idle = hooks.iter().filter(is_idle).copied().collect();
         let imported = self.imports.files();
         let mut asts = std::iter::once(&ast).chain(imported.iter().map(|imported| &imported.ast));
-        let transforms = asts.any(Lint::transforms);
+        let transforms = asts.clone().any(Lint::transforms);
+        let shares = asts.any(leaks::shares);
         let ast = ast.clone_functions_only();
         let caches = Arc::new(Pool::default());
         let of = lower::Facts { constants: &frozen, imports: &imported_names(&first) };
@@ -258,6 +252,7 @@ impl Load {
             imports,
             hooks,
             idle,
+            shares,
             transforms,
             caches,
             lowering,

@@ -122,8 +122,8 @@ fn server_conf(threads: usize) -> ServerConf {
         work_stealing: true,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),
-        // Each attempt may first meet a kept connection that is dead.
-        max_retries: 2 * (1 + MAX_RETRIES as usize),
+        // Each attempt may first meet a kept connection that is dead, and a fallback begins anew.
+        max_retries: 4 * (1 + MAX_RETRIES as usize),
         upstream_keepalive_pool_size: 512,
         ..ServerConf::default()
     }

@@ -123,6 +123,20 @@ impl Listeners {
         *self.schedules.lock() = schedule::start(&self.shared, runtime);
     }
 
+    /// Gives upstreams whose endpoints are discovered a moment for that: a start should answer no
+    /// request with 503 for want of them. The sockets are bound, so clients wait meanwhile.
+    async fn find_endpoints(&self) {
+        let snapshot = self.shared.snapshot.load_full();
+        let looked = async {
+            for upstream in snapshot.upstreams.values() {
+                upstream.pool.looked().await;
+            }
+        };
+        if tokio::time::timeout(DISCOVERY, looked).await.is_err() {
+            log::warn!("not all endpoints were discovered in {DISCOVERY:?}: serving without them");
+        }
+    }
+
     /// Takes in lists whose file changes, for as long as the program serves.
     fn watch_lists(&self, runtime: &Handle) {
         let shared = Arc::clone(&self.shared);
@@ -138,6 +152,9 @@ impl Listeners {
         });
     }
 }
+
+/// How long a start waits for the first answers of name servers.
+const DISCOVERY: Duration = Duration::from_secs(3);
 
 /// How late a changed list may be noticed.
 const LISTS_EVERY: Duration = Duration::from_secs(2);
@@ -218,7 +235,6 @@ impl Service {
             announced.extend(address.map(|address| (name.to_owned(), address)));
             sets.push(set);
         }
-        listeners.start_watches(runtime);
         listeners.start_schedules(runtime);
         listeners.watch_lists(runtime);
         listeners.shared.ready.store(true, Relaxed);
@@ -239,6 +255,8 @@ impl pingora::services::Service for Service {
         mut shutdown: ShutdownWatch,
         _listeners_per_fd: usize,
     ) {
+        self.listeners.start_watches(&Handle::current());
+        self.listeners.find_endpoints().await;
         let sets = match self.start() {
             Ok(sets) => sets,
             Err(error) => {

@@ -55,6 +55,8 @@ pub struct Entry {
     /// Time waiting for the upstream.
     pub upstream_time: Option<Duration>,
     pub retries: u32,
+    /// The endpoints that failed before, and why.
+    pub tried: Vec<(String, &'static str)>,
     /// The kind of error that ended the request.
     pub error: Option<&'static str>,
 }
@@ -84,6 +86,7 @@ impl Default for Entry {
             ttfb: None,
             upstream_time: None,
             retries: 0,
+            tried: Vec::new(),
             error: None,
         }
     }
@@ -134,8 +137,16 @@ struct JsonLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream_time: Option<f64>,
     retries: u32,
+    #[serde(skip_serializing_if = "<[Tried<'_>]>::is_empty")]
+    tried: Vec<Tried<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Tried<'a> {
+    endpoint: &'a str,
+    error: &'a str,
 }
 
 impl<'a> From<&'a Entry> for JsonLine<'a> {
@@ -163,6 +174,7 @@ impl<'a> From<&'a Entry> for JsonLine<'a> {
             ttfb: entry.ttfb.map(seconds),
             upstream_time: entry.upstream_time.map(seconds),
             retries: entry.retries,
+            tried: entry.tried.iter().map(|(endpoint, error)| Tried { endpoint, error }).collect(),
             error: entry.error,
         }
     }

@@ -86,6 +86,8 @@ pub struct RouteMetrics {
     duration: Histogram,
     ttfb: Histogram,
     overhead: Histogram,
+    fallbacks: IntCounter,
+    mirrored: Reasons,
     cache: Reasons,
     refreshes: Reasons,
 }
@@ -99,8 +101,30 @@ impl RouteMetrics {
             duration: families.request_duration_seconds.with_label_values(&[name]),
             ttfb: families.time_to_first_byte_seconds.with_label_values(&[name]),
             overhead: families.proxy_overhead_seconds.with_label_values(&[name]),
+            fallbacks: families.route_fallbacks_total.with_label_values(&[name]),
+            mirrored: Slots::new(),
             cache: Slots::new(),
             refreshes: Slots::new(),
+        }
+    }
+
+    /// The fallback took over.
+    pub fn fallback(&self) {
+        self.fallbacks.inc();
+    }
+
+    /// A copy's way ended.
+    pub fn mirrored(&self, outcome: &'static str) {
+        let family = &self.families.mirror_requests_total;
+        let make = || family.with_label_values(&[self.name.as_str(), outcome]);
+        self.mirrored.with(outcome, make, |counter| counter.inc());
+    }
+
+    /// How long both sides took for one request.
+    pub fn mirror_took(&self, mirror: Duration, origin: Duration) {
+        let family = &self.families.mirror_duration_seconds;
+        for (side, took) in [("mirror", mirror), ("origin", origin)] {
+            family.with_label_values(&[self.name.as_str(), side]).observe(took.as_secs_f64());
         }
     }
 
@@ -166,7 +190,8 @@ pub struct UpstreamMetrics {
     circuit: IntGauge,
     panic: IntGauge,
     discovery_failures: IntCounter,
-    retries: IntCounter,
+    retries: Reasons,
+    over_budget: IntCounter,
     reused: IntCounter,
     fresh: IntCounter,
 }
@@ -186,7 +211,8 @@ impl UpstreamMetrics {
             discovery_failures: families
                 .upstream_discovery_failures_total
                 .with_label_values(&[name]),
-            retries: families.upstream_retries_total.with_label_values(&[name]),
+            retries: Slots::new(),
+            over_budget: families.upstream_retries_over_budget_total.with_label_values(&[name]),
             reused: connections.with_label_values(&[name, "true"]),
             fresh: connections.with_label_values(&[name, "false"]),
         }
@@ -236,8 +262,15 @@ impl UpstreamMetrics {
     }
 
     /// Another try begins.
-    pub fn retry(&self) {
-        self.retries.inc();
+    pub fn retry(&self, reason: &'static str) {
+        let family = &self.families.upstream_retries_total;
+        let make = || family.with_label_values(&[self.name.as_str(), reason]);
+        self.retries.with(reason, make, |counter| counter.inc());
+    }
+
+    /// Another try had no place in the budget.
+    pub fn retry_over_budget(&self) {
+        self.over_budget.inc();
     }
 
     /// A connection was taken, from the pool if `reused`.
@@ -337,6 +370,29 @@ impl FilterMetrics {
     pub fn verified(&self, hook: &'static str, result: &'static str) {
         let family = &self.families.filter_verified_total;
         family.with_label_values(&[self.name.as_str(), hook, result]).inc();
+    }
+
+    /// A run did not take place, as the filter is taken out.
+    pub fn not_run(&self, hook: &'static str) {
+        let family = &self.families.filter_runs_total;
+        let make = || family.with_label_values(&[self.name.as_str(), hook, "out"]);
+        self.runs.with((hook, "out"), make, |counter| counter.inc());
+    }
+
+    /// Whether the filter is taken out.
+    pub fn taken_out(&self, out: bool) {
+        self.families.filter_out.with_label_values(&[&self.name]).set(i64::from(out));
+    }
+
+    /// The version before runs instead.
+    pub fn previous_runs(&self) {
+        self.families.filter_previous_runs_total.with_label_values(&[&self.name]).inc();
+    }
+
+    /// What runs have left behind so far.
+    pub fn leaked(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.families.filter_leaked_bytes.with_label_values(&[&self.name]).set(bytes);
     }
 
     /// An entry of the filter's schedule was due.

@@ -197,6 +197,9 @@ impl Metrics {
         prune(&families.request_duration_seconds, "route", &routes);
         prune(&families.time_to_first_byte_seconds, "route", &routes);
         prune(&families.proxy_overhead_seconds, "route", &routes);
+        prune(&families.route_fallbacks_total, "route", &routes);
+        prune(&families.mirror_requests_total, "route", &routes);
+        prune(&families.mirror_duration_seconds, "route", &routes);
         prune(&families.cache_requests_total, "route", &routes);
         prune(&families.cache_refreshes_total, "route", &routes);
         prune(&families.cache_lock_wait_seconds, "route", &routes);
@@ -207,6 +210,7 @@ impl Metrics {
         prune(&families.upstream_requests_total, "upstream", upstreams);
         prune(&families.upstream_failures_total, "upstream", upstreams);
         prune(&families.upstream_retries_total, "upstream", upstreams);
+        prune(&families.upstream_retries_over_budget_total, "upstream", upstreams);
         prune(&families.upstream_connections_total, "upstream", upstreams);
         prune(&families.endpoint_healthy, "upstream", upstreams);
         prune(&families.upstream_refusals_total, "upstream", upstreams);
@@ -222,6 +226,9 @@ impl Metrics {
         prune(&families.filter_operations, "filter", filters);
         prune(&families.filter_memory_bytes, "filter", filters);
         prune(&families.filter_limit_hits_total, "filter", filters);
+        prune(&families.filter_out, "filter", filters);
+        prune(&families.filter_previous_runs_total, "filter", filters);
+        prune(&families.filter_leaked_bytes, "filter", filters);
         prune(&families.filter_after_dropped_total, "filter", filters);
         prune(&families.schedule_runs_total, "filter", filters);
         prune(&families.schedule_last_success_timestamp_seconds, "filter", filters);
@@ -348,7 +355,7 @@ mod tests {
             upstream.failure("connect");
             upstream.refused("requests");
             upstream.ejection("5xx");
-            upstream.retry();
+            upstream.retry("reset");
             upstream.connection(true);
             upstream.endpoint("127.0.0.1:1").set_healthy(true);
             let filter = metrics.filter(name);

@@ -154,12 +154,20 @@ table! {
         "Client connections closed before a request was read.";
     connections_cut_total: IntCounterVec, ["reason"], Plain,
         "Client connections cut while they were open.";
+    route_fallbacks_total: IntCounterVec, ["route"], Plain,
+        "Requests for which the route's fallback took over.";
+    mirror_requests_total: IntCounterVec, ["route", "outcome"], Plain,
+        "Copies of requests, by whether the answer had the status of the origin's; or why there was none.";
+    mirror_duration_seconds: HistogramVec, ["route", "side"], Seconds,
+        "Time to an answer, of the origin and of the mirror, where both gave one.";
     upstream_requests_total: IntCounterVec, ["upstream", "outcome"], Plain,
         "Requests sent upstream, each try counted.";
     upstream_failures_total: IntCounterVec, ["upstream", "reason"], Plain,
         "Tries that failed.";
-    upstream_retries_total: IntCounterVec, ["upstream"], Plain,
-        "Tries after the first.";
+    upstream_retries_total: IntCounterVec, ["upstream", "reason"], Plain,
+        "Tries after the first, by what the one before failed by.";
+    upstream_retries_over_budget_total: IntCounterVec, ["upstream"], Plain,
+        "Further tries that the retry budget had no place for.";
     upstream_connections_total: IntCounterVec, ["upstream", "reused"], Plain,
         "Connections used for a try, by whether they came from the pool.";
     endpoint_healthy: IntGaugeVec, ["upstream", "endpoint"], Plain,
@@ -186,10 +194,16 @@ table! {
         "Runs that were stopped by a limit.";
     filter_verified_total: IntCounterVec, ["filter", "hook", "result"], Plain,
         "Runs with `lowering: verify`: the same, different, or skipped.";
+    filter_out: IntGaugeVec, ["filter"], Plain,
+        "Whether the filter is taken out, as it faults too often or leaked too much: 1 or 0.";
+    filter_previous_runs_total: IntCounterVec, ["filter"], Plain,
+        "Runs of the version before the last change, in place of one that faulted or is out.";
+    filter_leaked_bytes: IntGaugeVec, ["filter"], Plain,
+        "Bytes that runs left behind since the last reload, in values that hold each other.";
     filter_after_running: IntGauge, [], Plain,
-        "Work of filters after responses that is under way.";
+        "Work of filters after responses that is under way, on_log included.";
     filter_after_dropped_total: IntCounterVec, ["filter"], Plain,
-        "Work after responses that was not done, as too much was under way or the process ended.";
+        "Work after responses, on_log included, that was not done, as too much was under way or the process ended.";
     schedule_runs_total: IntCounterVec, ["filter", "schedule", "outcome"], Plain,
         "Times at which a filter's schedule was due; skipped: the run before went on, elsewhere: \
          another node ran.";

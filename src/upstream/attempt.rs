@@ -76,6 +76,8 @@ pub(super) struct Standing {
     pub(super) requests: AtomicU32,
     pub(super) pending: AtomicU32,
     pub(super) connections: AtomicU32,
+    /// Repetitions that count against the budget.
+    pub(super) repeating: AtomicU32,
     pub(super) circuit: Circuit,
 }
 

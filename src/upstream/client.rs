@@ -36,6 +36,11 @@ const MAX_PROBE_BODY: usize = 64 * 1024;
 #[derive(Clone)]
 pub enum Target {
     Pool(Arc<Pool>),
+    /// Only endpoints in these regions.
+    Fenced {
+        pool: Arc<Pool>,
+        fence: Arc<[Arc<str>]>,
+    },
     /// An address that was judged already; with a name, TLS is spoken and the name checked.
     Address {
         address: SocketAddr,
@@ -125,12 +130,13 @@ impl Client {
         target: Target,
         mut request: ClientRequest,
     ) -> Result<ClientResponse, ClientError> {
-        if let Target::Pool(pool) = &target {
+        if let Target::Pool(pool) | Target::Fenced { pool, .. } = &target {
             request.host = pool.config().host.clone().unwrap_or(request.host);
         }
         let exchange = async {
             match target {
-                Target::Pool(pool) => self.ask_pool(&pool, &request).await,
+                Target::Pool(pool) => self.ask_pool(&pool, &[], &request).await,
+                Target::Fenced { pool, fence } => self.ask_pool(&pool, &fence, &request).await,
                 Target::Address { address, tls } => {
                     let peer = peer_of(address, tls, &request)?;
                     self.ask(&peer, (&address.into(), None), &request).await
@@ -165,13 +171,14 @@ impl Client {
     async fn ask_pool(
         &self,
         pool: &Arc<Pool>,
+        fence: &[Arc<str>],
         request: &ClientRequest,
     ) -> Result<ClientResponse, ClientError> {
         let mut tried = Vec::new();
         let mut failed = None;
         for _ in 0..=pool.config().retries {
             let key = request.path_and_query.as_bytes();
-            let mut attempt = match pool.begin(&Ask { key, skip: &tried, ..Ask::default() }) {
+            let mut attempt = match pool.begin(&Ask { key, skip: &tried, fence, prefer: None }) {
                 Ok(attempt) => attempt,
                 Err(refusal) => return Err(failed.unwrap_or(ClientError::Refused(refusal))),
             };

@@ -8,7 +8,7 @@ pub mod attempt;
 pub mod balance;
 pub mod circuit;
 pub mod client;
-mod clock;
+pub mod clock;
 pub mod dial;
 mod discovery;
 pub mod egress;
@@ -20,6 +20,8 @@ mod latency;
 pub mod outlier;
 mod peer;
 pub mod pool;
+pub mod retry;
+pub mod sticky;
 mod tls;
 pub mod watch;
 

@@ -6,7 +6,7 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::utils::tls::CertKey;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::attempt::{Attempt, Refusal, Standing};
 use super::balance::{Ask, Balancer, Member};
@@ -29,6 +29,8 @@ pub struct Pool {
     changed: Notify,
     standing: Arc<Standing>,
     metrics: Arc<UpstreamMetrics>,
+    /// Whether its endpoints were looked for.
+    looked: watch::Sender<bool>,
     /// Held while it is decided whether one more may be ejected.
     ejecting: Mutex<()>,
     pub(super) authorities: Option<Arc<CaType>>,
@@ -58,6 +60,7 @@ impl Pool {
             changed: Notify::new(),
             standing: previous.map_or_else(Arc::default, |pool| Arc::clone(&pool.standing)),
             metrics: Arc::clone(metrics),
+            looked: watch::Sender::new(!endpoints.is_empty()),
             ejecting: Mutex::default(),
             group_key: peer::group_key(config, authorities.as_deref(), certificate.as_deref()),
             config: config.clone(),
@@ -220,6 +223,17 @@ impl Pool {
         }
         self.show_all();
         self.changed.notify_one();
+    }
+
+    /// Its endpoints were looked for, be it in vain.
+    pub(super) fn has_looked(&self) {
+        self.looked.send_replace(true);
+    }
+
+    /// Waits until its endpoints are known, or could not be found out.
+    pub async fn looked(&self) {
+        // Its sender lives as long as the pool.
+        let _ = self.looked.subscribe().wait_for(|looked| *looked).await;
     }
 
     /// Waits until the endpoints change.

@@ -20,8 +20,8 @@ use super::outlier::{self, Outcome};
 use super::pool::Pool;
 use super::watch::spawn;
 use crate::config::upstreams::{
-    self, Balance, Breaker, Caps, Health, HttpProbe, Outlier, Probe, Protocol, Timeouts, Upstream,
-    UpstreamTls,
+    self, Balance, Breaker, Caps, Health, HttpProbe, Outlier, Probe, Protocol, Retry, RetryOn,
+    Timeouts, Upstream, UpstreamTls,
 };
 use crate::config::values::Percent;
 use crate::telemetry::metrics::Metrics;
@@ -46,8 +46,22 @@ pub(super) fn upstream(addresses: &[SocketAddr]) -> Upstream {
         health: None,
         outlier: None,
         breaker: None,
-        timeouts: Timeouts { connect: second, first_byte: second, idle: second, total: second },
+        timeouts: Timeouts {
+            connect: second,
+            first_byte: second,
+            idle: second,
+            total: second,
+            announce: false,
+        },
         retries: 1,
+        retry: Retry {
+            on: vec![RetryOn::Connect],
+            status: None,
+            methods: Vec::new(),
+            budget: Percent(20),
+            budget_min: 3,
+            backoff: Duration::from_millis(1),
+        },
         protocol: Protocol::Http1,
         proxy_protocol: None,
         max_connection_age: None,

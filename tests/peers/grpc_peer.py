@@ -30,6 +30,14 @@ def collect(messages, context):
     return b"+".join(messages)
 
 
+def check(message, context):
+    """grpc.health.v1: field 1 of the request is the service, of the answer the status."""
+    service = message[2:].decode()
+    if service not in ("", "sick"):
+        context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+    return b"\x08\x02" if service == "sick" else b"\x08\x01"
+
+
 def serve(cert=None, key=None):
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     methods = {
@@ -38,7 +46,11 @@ def serve(cert=None, key=None):
         "Refuse": grpc.unary_unary_rpc_method_handler(refuse),
         "Collect": grpc.stream_unary_rpc_method_handler(collect),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", methods),))
+    health = {"Check": grpc.unary_unary_rpc_method_handler(check)}
+    server.add_generic_rpc_handlers((
+        grpc.method_handlers_generic_handler("test.Echo", methods),
+        grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),
+    ))
     if cert is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

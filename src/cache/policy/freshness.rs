@@ -68,6 +68,8 @@ pub enum Refusal {
     NoValidator,
     TooLarge,
     Filter,
+    /// Another upstream stood in.
+    Fallback,
 }
 
 impl Refusal {
@@ -86,6 +88,7 @@ impl Refusal {
             Self::NoValidator => "expired-without-validator",
             Self::TooLarge => "too-large",
             Self::Filter => "filter",
+            Self::Fallback => "fallback",
         }
     }
 }

@@ -66,6 +66,9 @@ fn verdict(
     let Some(cache) = &ctx.routed()?.route.config.cache else {
         return Err(crate::proxy::ctx::out_of_order("cache"));
     };
+    if ctx.attempt.fell_back {
+        return Ok(Verdict::Refuse(Refusal::Fallback));
+    }
     let request = session.req_header();
     let largest = ctx.facts()?.snapshot.cache.largest();
     if length(&head.headers).is_some_and(|length| length > largest) {

@@ -140,7 +140,11 @@ pub fn key_of(session: &Session, ctx: &mut Ctx, shared: &Shared) -> Result<Cache
     let location = Location::new(host, facts.scheme, path, query, &rules.key);
     let own = ctx.scripts.request.as_ref().and_then(|request| request.cache_key.as_deref());
     let asked = Asked { scheme: facts.scheme, headers: &head.headers, own };
-    let key = key(asked, &location, rules);
+    let mut key = key(asked, &location, rules);
+    if let (Some(_), Some(upstream)) = (&routed.route.split, &routed.upstream) {
+        // What one of them answered is not what the other one would.
+        key.extend_from_slice(upstream.pool.name().as_bytes());
+    }
     ctx.cache.location = Some(location);
     let mut key = CacheKey::new(key, "");
     if let Some(cache) = shared.cache() {

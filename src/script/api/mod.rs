@@ -12,6 +12,7 @@ mod definitions;
 mod device;
 mod document;
 mod encoding;
+mod ending;
 mod events;
 mod fetch;
 mod geo;
@@ -103,6 +104,7 @@ fn table() -> table::Table {
     limits::area(&mut table);
     lists::area(&mut table);
     after::area(&mut table);
+    ending::area(&mut table);
     schedule::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
@@ -119,7 +121,16 @@ fn table() -> table::Table {
     safe::area(&mut table);
     show::area(&mut table);
     #[cfg(test)]
-    table.hidden("panic_for_test()", || -> () { panic!("as the test wants") });
+    {
+        table.hidden("panic_for_test()", || -> () { panic!("as the test wants") });
+        // What closures that are kept would make, were they not refused at load.
+        table.hidden("cycle_for_test(text)", |text: &str| {
+            let list = rhai::Dynamic::from_array(vec![text.into()]).into_shared();
+            if let Some(mut items) = list.clone().write_lock::<rhai::Array>() {
+                items.push(list.clone());
+            }
+        });
+    }
     table
 }
 
@@ -138,6 +149,7 @@ fn name_kinds(table: &mut table::Table) {
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
         .kind::<geo::Geo>("Geo")
+        .kind::<ending::EndingHandle>("Outcome")
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")

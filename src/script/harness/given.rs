@@ -240,6 +240,7 @@ pub fn plain_filter(script: &Path) -> Filter {
         schedule: Vec::new(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
+        breaker: None,
         tests: Default::default(),
         // `selvedge test` has refused a variable that says something else.
         lowering: Lowering::usual().unwrap_or_default(),

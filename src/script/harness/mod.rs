@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, Position, Scope};
 
 pub use self::failure::Failure;
+pub(super) use self::given::plain_filter;
 pub use self::required::{Report, ReportedFailure, ReportedFile, ReportedTest, required, tests_of};
 
 use self::bench::Bench;

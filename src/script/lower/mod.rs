@@ -60,7 +60,7 @@ pub struct Function {
 
 /// What `selvedge check --explain-cost` tells of a function.
 #[derive(Debug, Clone)]
-pub struct Cost {
+pub struct FunctionCost {
     pub function: String,
     /// Why Rhai runs all of it.
     pub kept: Option<Slow>,
@@ -124,7 +124,7 @@ fn lower(
     facts: Facts<'_>,
     pool: Arc<Pool>,
     caught: Island,
-) -> (Program, Vec<Cost>) {
+) -> (Program, Vec<FunctionCost>) {
     let definitions: Vec<Shared<ScriptFuncDef>> = ast.iter_fn_def().cloned().collect();
     let known = Known { engine, facts, functions: &definitions };
     let source: ImmutableString = ast.shared_lib().id().unwrap_or_default().into();
@@ -140,7 +140,7 @@ fn lower(
         };
         let function = definition.name.to_string();
         let islands = if kept.is_some() { Vec::new() } else { islands };
-        costs.push(Cost { function, kept, islands });
+        costs.push(FunctionCost { function, kept, islands });
         functions.push(Function {
             name: definition.name.clone(),
             parameters: definition.params.len(),

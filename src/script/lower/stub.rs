@@ -12,7 +12,7 @@ use rhai::{Expression, ScriptFuncDef, Shared, Stmt};
 use super::branch::Pending;
 use super::island::{Island, OPERAND, statement, take_operand};
 use super::vm::{Flow, Raised, Vm};
-use super::{Cost, Program, ended, lower};
+use super::{FunctionCost, Program, ended, lower};
 use crate::script::caches::{Kept, Pool};
 use crate::script::fiber;
 
@@ -27,7 +27,7 @@ pub struct Lowered {
     program: Arc<Program>,
     /// The script's functions, lowered ones as stubs.
     pub library: Shared<Module>,
-    pub costs: Vec<Cost>,
+    pub costs: Vec<FunctionCost>,
 }
 
 type Result<T> = std::result::Result<T, String>;

@@ -11,7 +11,7 @@ mod maglev;
 mod peak_ewma;
 mod random;
 mod rendezvous;
-pub(in crate::upstream) mod rng;
+pub mod rng;
 mod round_robin;
 #[cfg(test)]
 mod tests;
@@ -110,6 +110,20 @@ impl Balancer {
             .or_else(|| further().find_map(|index| self.choose_in(index, ask, hashed)))
             .or_else(|| self.last_resort(ask, hashed))
             .ok_or_else(|| self.why_none(ask))
+    }
+
+    /// Whether one is left to [`Self::pick`] once `failed` was tried too. It takes nobody's turn.
+    pub fn any_left(&self, ask: &Ask<'_>, failed: &Arc<Endpoint>) -> bool {
+        let within = || self.members.iter().filter(|member| ask.is_inside(member));
+        let none_well = !within().any(|member| self.well(&member.endpoint));
+        let panics = self.in_panic() || (none_well && self.rules.panic_below > Percent(0));
+        let counted = if panics { Reason::BY_HAND } else { self.rules.counted };
+        within().any(|member| {
+            member.endpoint.out() & counted == 0
+                && ask.admits(member)
+                && self.has_room(member)
+                && !Arc::ptr_eq(failed, &member.endpoint)
+        })
     }
 
     /// Whether `endpoint` gets requests in normal times.

@@ -8,7 +8,7 @@ thread_local! {
 }
 
 /// A number from 0 to below `bound`, which must not be 0. The bias is below 2⁻³² for bounds of 32 bits.
-pub(in crate::upstream) fn below(bound: u64) -> u64 {
+pub fn below(bound: u64) -> u64 {
     let wide = u128::from(next()) * u128::from(bound);
     (wide >> 64) as u64
 }

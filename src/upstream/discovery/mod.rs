@@ -75,6 +75,7 @@ pub(super) async fn run(pool: Arc<Pool>, discovery: Discovery) {
                 failing = true;
             }
         }
+        pool.has_looked();
         tokio::time::sleep(jittered(next)).await;
     }
 }
