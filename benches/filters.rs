@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use selvedge::config::body::BodyAccess;
 use selvedge::config::filters::{Fetch, Filter, FilterLimits, Lowering, OnFault};
 use selvedge::script::{
-    Exchange, FakeHost, From, Hook, Limits, Outcome, ResponseBody, ResponseDraft, Script, compile,
+    Exchange, FakeHost, From, Hook, Limits, MessageBody, Outcome, ResponseDraft, Script, compile,
     run,
 };
 use selvedge::state::Lists;
@@ -157,7 +157,7 @@ fn exchange() -> Exchange {
         request.headers.insert(name, http::HeaderValue::from_static(value));
     }
     let mut response = ResponseDraft::new(http::StatusCode::OK, "");
-    (response.body, response.from) = (ResponseBody::Untouched, From::Origin);
+    (response.body, response.from) = (MessageBody::Untouched, From::Origin);
     for (name, value) in [
         ("server", "nginx"),
         ("content-type", "application/octet-stream"),

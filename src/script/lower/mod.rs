@@ -150,6 +150,8 @@ fn lower(
             body: body_code,
         });
     }
+    // Rhai keeps functions in no order.
+    costs.sort_by(|a, b| a.function.cmp(&b.function));
     (Program { functions, caught, pool }, costs)
 }
 
