@@ -1,6 +1,6 @@
 # `make run` shows it, `make test` tests it; both install what they need on a fresh Debian.
 
-.PHONY: run test check setup setup-test docs bench
+.PHONY: run test check setup setup-test docs bench cost
 
 run: setup
 	cargo run --release -- demo
@@ -8,6 +8,9 @@ run: setup
 test: setup setup-test
 	cargo test
 	cargo run -- test scripts --coverage-min 90
+	SELVEDGE_LOWERING=off cargo test --lib script:: -- --skip random_scripts
+	SELVEDGE_LOWERING=off cargo test --test cases --test usecases
+	SELVEDGE_LOWERING=verify cargo run -- test scripts
 
 check: setup
 	cargo fmt --check
@@ -24,6 +27,10 @@ setup:
 
 setup-test:
 	@tests/peers/setup
+
+# Instructions of a hook's run against what they may be; needs valgrind and a release build.
+cost: setup
+	cargo bench --bench filters -- check
 
 bench: setup
 	benches/run

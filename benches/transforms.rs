@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use selvedge::config::body::BodyAccess;
-use selvedge::config::filters::{Fetch, Filter, FilterLimits, OnFault, Tests};
+use selvedge::config::filters::{Fetch, Filter, FilterLimits, Lowering, OnFault, Tests};
 use selvedge::script::{
     Exchange, FakeHost, From, Hook, Limits, MessageBody, ResponseDraft, compile, run,
 };
@@ -95,7 +95,9 @@ fn stage(script: std::path::PathBuf) -> Box<dyn Stage> {
         body: BodyAccess::NONE,
         limits: FilterLimits { body_cpu: Duration::from_secs(600), ..FilterLimits::default() },
         on_fault: OnFault::Closed,
+        breaker: None,
         tests: Tests::Optional,
+        lowering: Lowering::On,
     };
     let script = Arc::new(compile(&filter, &Lists::default()).expect("a sound script"));
     let mut exchange = Exchange::for_test();

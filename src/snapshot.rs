@@ -18,7 +18,7 @@ use crate::cache::key::Location;
 use crate::cache::store::OpenError;
 use crate::config::body::BodyMode;
 use crate::config::cache::KeyRules;
-use crate::config::filters::Tests;
+use crate::config::filters::{OnFault, Tests};
 use crate::config::problem::{Pos, Problem, Problems};
 use crate::config::routes::{Action, Route};
 use crate::config::service::Limits;
@@ -26,7 +26,7 @@ use crate::config::traffic::Fallback;
 use crate::config::{self, Config, filters};
 use crate::listen::{ConnCounters, Cut, Refusal, Rejection};
 use crate::routing::{Conflict, Found, RequestView, Router, Split};
-use crate::script::{AfterQueue, Diagnostic, Hook, KeySets, Script, compile, required};
+use crate::script::{AfterQueue, Diagnostic, Guard, Hook, KeySets, Script, compile, required};
 use crate::state::{ListError, Lists, State};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::handles::{FilterMetrics, RouteMetrics, UpstreamMetrics};
@@ -107,6 +107,36 @@ pub struct FilterState {
     pub config: filters::Filter,
     pub script: Arc<Script>,
     pub metrics: Arc<FilterMetrics>,
+    pub guard: Guard,
+    /// The version before the last change of its script, where `on_fault` asks for it.
+    pub previous: Option<Arc<FilterState>>,
+}
+
+impl FilterState {
+    fn new(config: filters::Filter, script: Arc<Script>, metrics: Arc<FilterMetrics>) -> Self {
+        let guard = Guard::new(&config, &metrics);
+        Self { config, script, metrics, guard, previous: None }
+    }
+
+    /// The same with the version that it falls back to: `before`, if that was another and did well,
+    /// else what that one fell back to. No further one is kept.
+    fn after(mut self, before: Option<&Arc<Self>>) -> Self {
+        if self.config.on_fault == OnFault::Previous
+            && let Some(before) = before
+        {
+            let same = before.script.has_sources_of(&self.script);
+            let good = match !same && before.guard.is_well() {
+                true => Some(before),
+                false => before.previous.as_ref(),
+            };
+            self.previous = good.map(|good| {
+                // There is nothing behind it that a breaker could turn to.
+                let config = filters::Filter { breaker: None, ..good.config.clone() };
+                Arc::new(Self::new(config, Arc::clone(&good.script), Arc::clone(&good.metrics)))
+            });
+        }
+        self
+    }
 }
 
 impl Snapshot {
@@ -144,7 +174,8 @@ impl Snapshot {
             wrong.into_iter().for_each(|problem| problems.push(problem));
         });
         // Constants of a script may hold lists: without them it would be refused for no fault.
-        let filters = lists.as_ref().map(|l| build_filters(&config, l, metrics, &mut problems));
+        let filters =
+            lists.as_ref().map(|l| build_filters(&config, (l, metrics), previous, &mut problems));
         let router = build_router(&config, &mut problems);
         let splits = build_splits(&config, &mut problems);
         let (Some(router), Ok(filters), true) = (router, filters, problems.is_empty()) else {
@@ -231,6 +262,17 @@ fn build_splits(config: &Config, problems: &mut Problems) -> Vec<Option<Split>> 
     config.routes.iter().enumerate().map(&mut split).collect()
 }
 
+impl Snapshot {
+    /// Of all routes and schedules; one may come more often.
+    fn filters(&self) -> impl Iterator<Item = &Arc<FilterState>> {
+        self.routes.iter().flat_map(|route| &route.filters).chain(&self.scheduled)
+    }
+
+    fn filter(&self, name: &str) -> Option<&Arc<FilterState>> {
+        self.filters().find(|filter| *filter.config.name == *name)
+    }
+}
+
 fn build_upstreams(
     config: &Config,
     metrics: &Metrics,
@@ -255,8 +297,8 @@ fn build_upstreams(
 
 fn build_filters(
     config: &Config,
-    lists: &Lists,
-    metrics: &Metrics,
+    (lists, metrics): (&Lists, &Metrics),
+    previous: Option<&Snapshot>,
     problems: &mut Problems,
 ) -> Vec<Arc<FilterState>> {
     let mut built = Vec::with_capacity(config.filters.len());
@@ -268,11 +310,12 @@ fn build_filters(
                 let hint = Some("add fn on_schedule(ev) to the script".to_owned());
                 problems.add(*at, &path, "the script has no on_schedule".to_owned(), hint);
             }
-            Ok(script) => built.push(Arc::new(FilterState {
-                metrics: metrics.filter(&filter.name),
-                script: Arc::new(script),
-                config: filter.clone(),
-            })),
+            Ok(script) => {
+                let metrics = metrics.filter(&filter.name);
+                let state = FilterState::new(filter.clone(), Arc::new(script), metrics);
+                let before = previous.and_then(|previous| previous.filter(&filter.name));
+                built.push(Arc::new(state.after(before)));
+            }
             Err(diagnostics) => {
                 for diagnostic in diagnostics {
                     let file = problems.file().to_owned();
@@ -414,6 +457,7 @@ impl Shared {
         access_log: Option<AccessLog>,
         dev: Option<Show>,
     ) -> Self {
+        snapshot.filters().for_each(|filter| filter.guard.show());
         Self {
             state: Arc::new(state),
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -476,13 +520,12 @@ impl Shared {
                 }
             }
         }
-        let filters = snapshot.routes.iter().flat_map(|route| &route.filters);
-        let filters = filters.chain(&snapshot.scheduled);
+        snapshot.filters().for_each(|filter| filter.guard.show());
         self.state.retain(&snapshot.state);
         self.metrics.retain(&Live {
             routes: snapshot.routes.iter().map(|route| &*route.name).collect(),
             upstreams: snapshot.upstreams.keys().map(|name| &**name).collect(),
-            filters: filters.map(|filter| &*filter.config.name).collect::<HashSet<_>>(),
+            filters: snapshot.filters().map(|filter| &*filter.config.name).collect::<HashSet<_>>(),
             namespaces: snapshot.state.namespaces.iter().map(|n| n.name.as_str()).collect(),
             rate_limits: snapshot.state.rate_limits.iter().map(|l| l.name.as_str()).collect(),
         });

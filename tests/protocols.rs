@@ -276,6 +276,41 @@ fn grpc_passes_with_trailers_and_status() {
     }
 }
 
+/// Trailers are about the origin's bytes; and where there is nothing but a head, a filter can still
+/// give a body.
+#[test]
+fn bodies_of_an_http2_origin_are_transformed_and_replaced() {
+    let mut server = Peer::start("grpc_peer.py", &["serve"]);
+    let folder = Folder::new();
+    folder.write("add.rhai", "fn on_response(res, req) { res.append(\"!\"); }");
+    folder.write("set.rhai", "fn on_response(res, req) { res.body.set_text(\"given\"); }");
+    folder.write("frame", "\0\0\0\0\x05world");
+    let config = format!(
+        "{PLAIN}\
+         upstreams: {{ o: {{ endpoints: [{{ address: \"{}\" }}], protocol: http2 }} }}\n\
+         filters: {{ add: {{ script: add.rhai }}, set: {{ script: set.rhai }} }}\n\
+         routes:\n\
+         - {{ name: add, match: {{ path: \"/add/{{rest*}}\" }}, strip_prefix: /add, filters: [add], upstream: o }}\n\
+         - {{ name: set, match: {{ path: \"/set/{{rest*}}\" }}, strip_prefix: /set, filters: [set], upstream: o }}\n",
+        server.address()
+    );
+    let site = Site::start_in(folder, config);
+    let frame = format!("@{}", site.folder.path("frame").display());
+    let call = |path: &str| {
+        let grpc = ["-H", "Content-Type: application/grpc", "-H", "TE: trailers"];
+        let rest = ["-i", "--http2-prior-knowledge", "--data-binary", &frame, &site.url(path)];
+        let ran = curl(&[&grpc[..], &rest].concat());
+        assert_eq!(ran.code, 0, "{path}: {}", ran.all());
+        ran.out
+    };
+    let added = call("/add/test.Echo/Say");
+    assert!(added.ends_with("hello world!") && !added.contains("x-trailer"), "{added}");
+    assert!(call("/set/test.Echo/Say").ends_with("\r\n\r\ngiven"), "with a body before");
+    let refused = call("/set/test.Echo/Refuse");
+    assert!(refused.ends_with("\r\n\r\ngiven"), "a head alone: {refused}");
+    assert!(refused.contains("content-length: 5"), "{refused}");
+}
+
 #[test]
 fn http1_and_http2_reach_an_http2_origin() {
     let echo = origin("[{}]");

@@ -582,3 +582,33 @@ fn a_large_document_passes_in_flat_memory() {
     let grown = highest.saturating_sub(before);
     assert!(grown < 24 << 20, "{grown} bytes more after {} bytes", answer.body.len());
 }
+
+/// Once a part of the body is out, only a broken connection tells that it is not all.
+#[test]
+fn a_fault_in_a_body_cuts_the_connection_and_leaves_the_work_after_it() {
+    let pieces = vec![b"good\n".to_vec(), b"bad\n".to_vec(), b"more\n".to_vec()];
+    let origin = in_pieces("Content-Type: text/plain\r\n", pieces, Duration::from_millis(200));
+    let folder = Folder::new();
+    folder.write(
+        "both.rhai",
+        "fn on_response(res, req) {\n\
+             res.map_lines(|line| if line == \"bad\" {\n throw \"no such line\" });\n\
+             after_response(|done| log::info(`after ${done.status} ${done.aborted}`), #{ if_aborted: true });\n\
+         }",
+    );
+    let config = format!(
+        "{PLAIN}\n\
+         upstreams: {{ o: {{ endpoints: [{{ address: \"{origin}\" }}] }} }}\n\
+         filters: {{ both: {{ script: both.rhai }} }}\n\
+         routes: [{{ name: all, match: {{}}, filters: [both], upstream: o }}]\n"
+    );
+    let site = Site::start_in(folder, config);
+    let mut client = site.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sends");
+    let answer = client.receive(false).expect("a part of an answer");
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"good\n"[..]));
+    assert!(!answer.complete, "it is not all");
+    let output = || site.proxy.output.lock().expect("output").clone();
+    until("the fault names its line", || output().contains("both.rhai:3:"));
+    until("the work is done", || output().contains("after 200 false"));
+}

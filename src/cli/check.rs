@@ -5,11 +5,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::costs::Costs;
 use super::grants::Grants;
 use super::print::{answer, fail, report};
 use crate::config::problem::{Problem, Problems};
 use crate::config::{self, Config};
+use crate::script::Diagnostic;
 use crate::snapshot::{Snapshot, read_lists};
+use crate::state::Lists;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsTable;
 
@@ -24,6 +27,9 @@ pub struct Check {
     /// If all is well, print what each filter may reach and use
     #[arg(long)]
     grants: bool,
+    /// If all is well, print which functions run as closures, and what Rhai's evaluator still runs
+    #[arg(long, conflicts_with = "grants")]
+    explain_cost: bool,
 }
 
 impl Check {
@@ -31,6 +37,9 @@ impl Check {
         let problems = problems(&self.config);
         if self.grants && problems.is_empty() {
             return self.print_grants();
+        }
+        if self.explain_cost && problems.is_empty() {
+            return self.print_costs();
         }
         if self.json {
             let printed = answer(&format!("{:#}\n", serde_json::json!(problems)));
@@ -43,28 +52,48 @@ impl Check {
     }
 
     fn print_grants(&self) -> ExitCode {
-        let config = match config::load(&self.config) {
-            Ok(config) => config,
-            // Changed since it was checked.
-            Err(problems) => return report(&problems),
-        };
-        let lists = match read_lists(&config, None, &self.config) {
-            Ok(lists) => lists,
-            Err(problems) => return report(&problems),
-        };
-        match Grants::of(&config, &lists) {
-            Ok(grants) if self.json => {
-                let grants: Vec<_> = grants.iter().map(Grants::json).collect();
-                answer(&format!("{:#}\n", serde_json::json!(grants)))
-            }
-            Ok(grants) if grants.is_empty() => answer("there are no filters\n"),
-            Ok(grants) => answer(&grants.iter().map(Grants::text).collect::<Vec<_>>().join("\n")),
-            Err(diagnostics) => {
-                let lines = diagnostics.iter().map(ToString::to_string);
-                fail(lines.collect::<Vec<_>>().join("\n"))
-            }
-        }
+        let shown = self.loaded(|config, lists| {
+            let grants = Grants::of(config, lists)?;
+            Ok(match self.json {
+                true => array(grants.iter().map(Grants::json).collect()),
+                false => paragraphs(grants.iter().map(Grants::text).collect()),
+            })
+        });
+        shown.map_or_else(|code| code, |text| answer(&text))
     }
+
+    fn print_costs(&self) -> ExitCode {
+        let shown = self.loaded(|config, lists| {
+            let costs = Costs::of(config, lists)?;
+            Ok(match self.json {
+                true => array(costs.iter().map(Costs::json).collect()),
+                false => paragraphs(costs.iter().map(Costs::text).collect()),
+            })
+        });
+        shown.map_or_else(|code| code, |text| answer(&text))
+    }
+
+    /// What `show` makes of the configuration, which was sound when it was checked.
+    fn loaded(
+        &self,
+        show: impl FnOnce(&Config, &Lists) -> Result<String, Vec<Diagnostic>>,
+    ) -> Result<String, ExitCode> {
+        let config = config::load(&self.config).map_err(|problems| report(&problems))?;
+        let lists = read_lists(&config, None, &self.config);
+        let lists = lists.map_err(|problems| report(&problems))?;
+        show(&config, &lists).map_err(|diagnostics| {
+            let lines = diagnostics.iter().map(ToString::to_string);
+            fail(lines.collect::<Vec<_>>().join("\n"))
+        })
+    }
+}
+
+fn array(values: Vec<serde_json::Value>) -> String {
+    format!("{:#}\n", serde_json::json!(values))
+}
+
+fn paragraphs(texts: Vec<String>) -> String {
+    if texts.is_empty() { "there are no filters\n".to_owned() } else { texts.join("\n") }
 }
 
 /// Everything that would keep `run` from serving this file, but for its sockets.

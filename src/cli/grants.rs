@@ -195,6 +195,7 @@ fn on_fault(filter: &Filter) -> &'static str {
     match filter.on_fault {
         OnFault::Closed => "closed",
         OnFault::Open => "open",
+        OnFault::Previous => "previous",
     }
 }
 

@@ -5,6 +5,7 @@ mod api;
 mod cache;
 pub mod check;
 mod config;
+mod costs;
 mod demo;
 mod demo_origin;
 mod dev;

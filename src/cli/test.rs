@@ -9,8 +9,10 @@ use clap::Args;
 use super::junit::junit;
 use super::print::{self, fail};
 use super::watch;
+use crate::config::filters::Lowering;
+use crate::config::values::show_size;
 use crate::script::{
-    Coverage, Covered, Failure, Report, ReportedFailure, ReportedFile, ReportedTest, Tested,
+    Cost, Coverage, Covered, Failure, Report, ReportedFailure, ReportedFile, ReportedTest, Tested,
     test_file,
 };
 
@@ -32,6 +34,9 @@ pub struct Test {
     /// Print the results as JSON
     #[arg(long, conflicts_with = "watch")]
     json: bool,
+    /// Also print the most that a run of each filter's hooks used, of what it may use
+    #[arg(long, conflicts_with = "json")]
+    costs: bool,
     /// Run again whenever a script changes, until interrupted
     #[arg(long)]
     watch: bool,
@@ -49,6 +54,9 @@ type Outcome = (PathBuf, Result<Vec<Tested>, Failure>);
 
 impl Test {
     pub fn run(self) -> ExitCode {
+        if let Err(message) = Lowering::usual() {
+            return fail(message);
+        }
         if !self.watch {
             return self.run_once();
         }
@@ -88,7 +96,7 @@ impl Test {
         let covered = self.covered(&coverage);
         match self.json {
             true => print_json(&outcomes, &covered),
-            false => print_text(&outcomes, &covered),
+            false => print_text(&outcomes, &covered, &self.costs(&coverage)),
         }
         let failed = outcomes.iter().any(|(_, outcome)| match outcome {
             Ok(tested) => tested.iter().any(|test| test.failure.is_some()),
@@ -102,6 +110,17 @@ impl Test {
         }
         let enough = self.is_enough(&covered);
         if failed || !enough { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+
+    /// A line for each filter, if they are wanted.
+    fn costs(&self, coverage: &Coverage) -> Vec<String> {
+        let line = |(file, cost): (PathBuf, Cost)| {
+            let ((used, allowed), (held, most)) = (cost.operations, cost.memory);
+            let bytes = |bytes: usize| show_size(bytes.div_ceil(1024) as u64 * 1024);
+            let memory = format!("memory {} of {}", bytes(held), bytes(most));
+            format!("{}: {used} of {allowed} operations, {memory}", file.display())
+        };
+        if self.costs { coverage.costs().into_iter().map(line).collect() } else { Vec::new() }
     }
 
     /// A file without any test is an error, unless only some tests are wanted.
@@ -158,7 +177,7 @@ fn percent(covered: &Covered) -> usize {
     if covered.lines == 0 { 0 } else { covered.percent() }
 }
 
-fn print_text(outcomes: &[Outcome], covered: &[Covered]) {
+fn print_text(outcomes: &[Outcome], covered: &[Covered], costs: &[String]) {
     let (mut passed, mut failed) = (0, 0);
     for (file, outcome) in outcomes {
         let tests = match outcome {
@@ -188,6 +207,7 @@ fn print_text(outcomes: &[Outcome], covered: &[Covered]) {
     for it in covered {
         say(&format!("{:>4}% {}{}", percent(it), it.file.display(), missed(it)));
     }
+    costs.iter().for_each(|line| say(&format!("      {line}")));
     say(&format!("{passed} passed, {failed} failed"));
 }
 

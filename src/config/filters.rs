@@ -10,7 +10,7 @@ use super::problem::{Problems, nearest};
 use super::read::{At, Named, choice, section};
 use super::schedule::{self, RawSchedule, Schedule};
 use super::state::{self, Access, Grants, RawGrants, State};
-use super::upstreams::Upstream;
+use super::upstreams::{Breaker, RawBreaker, Upstream, resolve_breaker};
 use super::values::{Bytes, Free};
 
 #[derive(Debug, Clone)]
@@ -26,7 +26,9 @@ pub struct Filter {
     pub schedule: Vec<Schedule>,
     pub limits: FilterLimits,
     pub on_fault: OnFault,
+    pub breaker: Option<Breaker>,
     pub tests: Tests,
+    pub lowering: Lowering,
 }
 
 /// A secret's bytes. It prints as `***` everywhere.
@@ -106,6 +108,8 @@ pub struct FilterLimits {
     pub wall: Duration,
     pub memory: usize,
     pub operations: u64,
+    /// Bytes that all runs together may leave behind.
+    pub leaked: u64,
 }
 
 impl Default for FilterLimits {
@@ -116,6 +120,7 @@ impl Default for FilterLimits {
             wall: Duration::from_secs(10),
             memory: 16 << 20,
             operations: 10_000_000,
+            leaked: 64 << 20,
         }
     }
 }
@@ -127,6 +132,8 @@ pub enum OnFault {
     Closed,
     /// The unedited request goes on.
     Open,
+    /// The version that served before the last change runs instead; without one, as `Closed`.
+    Previous,
 }
 
 /// Whether a filter serves without tests.
@@ -136,6 +143,39 @@ pub enum Tests {
     Optional,
     /// `check`, a start and a reload run them, and refuse what fails.
     Required,
+}
+
+/// Who runs a script's functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lowering {
+    /// Closures made of them at load.
+    #[default]
+    On,
+    /// Rhai's evaluator.
+    Off,
+    /// Rhai's evaluator, and then the closures on a copy, to compare.
+    Verify,
+}
+
+impl Lowering {
+    /// For all filters that do not say.
+    pub const VARIABLE: &str = "SELVEDGE_LOWERING";
+
+    /// What a filter does that does not say: as the environment says, or the default.
+    pub fn usual() -> Result<Self, String> {
+        let Some(value) = std::env::var_os(Self::VARIABLE) else { return Ok(Self::default()) };
+        match value.to_str() {
+            Some("on") => Ok(Self::On),
+            Some("off") => Ok(Self::Off),
+            Some("verify") => Ok(Self::Verify),
+            _ => {
+                let (name, value) = (Self::VARIABLE, value.to_string_lossy());
+                Err(format!(
+                    "the environment variable {name} is on, off or verify, not \"{value}\""
+                ))
+            }
+        }
+    }
 }
 
 section! {
@@ -167,11 +207,21 @@ section! {
         schedule: Vec<RawSchedule> = "[]",
         /// What one run of a hook may use.
         limits: RawFilterLimits = "{}",
-        /// What a fault means: `closed` answers 500, `open` goes on with the unedited request.
+        /// What a fault means: `closed` answers 500, `open` goes on with the unedited request,
+        /// `previous` runs the hook of the version before the last change of the script instead,
+        /// and is `closed` where there is none.
         on_fault: OnFault = "closed",
+        /// Takes the filter out while too many of its runs fault (`failures`, of at least
+        /// `min_requests` runs in the `window`): `on_fault` says what happens without it.
+        breaker: Option<RawBreaker>,
         /// `required`: the tests beside the script (`auth_test.rhai` for `auth.rhai`) must be
         /// there and pass, else the configuration is refused.
         tests: Tests = "optional",
+        /// `on`: functions run as closures made of them at load. `off`: Rhai's evaluator runs
+        /// them. `verify`: Rhai's evaluator runs them, and the closures run after it on a copy;
+        /// a difference is logged and counted. Left out, it is what the environment variable
+        /// `SELVEDGE_LOWERING` says, and `on` without it.
+        lowering: Option<Lowering>,
     }
 }
 
@@ -213,10 +263,22 @@ section! {
         memory: At<Bytes> = "16MiB",
         /// Steps of the script engine.
         operations: At<u64> = "10000000",
+        /// What all runs together may leave behind in values that hold each other, which are never
+        /// freed. Beyond it the filter is out until the next reload.
+        leaked: Bytes = "64MiB",
     }
 }
 
-choice!(OnFault { "closed" => OnFault::Closed, "open" => OnFault::Open });
+choice!(OnFault {
+    "closed" => OnFault::Closed,
+    "open" => OnFault::Open,
+    "previous" => OnFault::Previous,
+});
+choice!(Lowering {
+    "on" => Lowering::On,
+    "off" => Lowering::Off,
+    "verify" => Lowering::Verify,
+});
 choice!(Tests { "optional" => Tests::Optional, "required" => Tests::Required });
 
 pub fn resolve(
@@ -226,6 +288,12 @@ pub fn resolve(
     problems: &mut Problems,
 ) -> Vec<Filter> {
     let resolve_one = |(name, raw): (At<String>, RawFilter)| Filter {
+        lowering: raw.lowering.unwrap_or_else(|| {
+            Lowering::usual().unwrap_or_else(|message| {
+                name.problem(problems, message, None);
+                Lowering::default()
+            })
+        }),
         name: name.value.as_str().into(),
         script: raw.script,
         config: raw.config.map_or(serde_json::Value::Null, |free| free.value),
@@ -257,6 +325,7 @@ pub fn resolve(
         schedule: schedule::resolve(raw.schedule, declared, problems),
         limits: resolve_limits(raw.limits, problems),
         on_fault: raw.on_fault,
+        breaker: raw.breaker.map(|raw| resolve_breaker(raw, problems)),
         tests: raw.tests,
     };
     raw.0.into_iter().map(resolve_one).collect()
@@ -276,6 +345,7 @@ fn resolve_limits(raw: RawFilterLimits, problems: &mut Problems) -> FilterLimits
         wall: raw.wall,
         memory: usize::try_from(raw.memory.value.0).unwrap_or(usize::MAX),
         operations: raw.operations.value,
+        leaked: raw.leaked.0,
     }
 }
 

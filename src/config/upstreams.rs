@@ -22,7 +22,8 @@ pub use self::retry::{RawRetry, Retry, RetryOn, resolve_retry};
 pub use self::watching::{Breaker, Health, HttpProbe, Outlier, Probe, Statuses};
 
 use self::membership::{RawDiscovery, RawEndpoint};
-use self::watching::{RawBreaker, RawHealth, RawOutlier};
+pub(super) use self::watching::{RawBreaker, resolve_breaker};
+use self::watching::{RawHealth, RawOutlier};
 use super::listeners::{Certificate, RawCertificate, TlsVersion};
 use super::pattern::HostPattern;
 use super::problem::Problems;

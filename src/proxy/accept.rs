@@ -39,7 +39,7 @@ pub fn begin(session: &mut Session, ctx: &mut Ctx, shared: &Shared) -> Result<()
     let stall_limit = facts.snapshot.limits.stall_timeout;
     let header_limit = facts.snapshot.limits.headers.value;
     ctx.facts = Some(facts);
-    ctx.dev = shared.dev.as_ref().map(|_| Box::default());
+    ctx.dev = shared.dev.as_ref().map(|_| Arc::default());
     let (http2, upgrade) = (session.is_http2(), asks_for_websocket(session));
     let raw = match session.req_header().headers.contains_key(header::TRANSFER_ENCODING) {
         true if !http2 => Some(session.to_h1_raw()),

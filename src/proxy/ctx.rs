@@ -31,7 +31,7 @@ pub struct Ctx {
     /// Tells the copy of the request what its origin answered.
     pub mirror: Option<tokio::sync::oneshot::Sender<super::mirror::Original>>,
     /// In `selvedge dev` only.
-    pub dev: Option<Box<super::dev::Notes>>,
+    pub dev: Option<Arc<super::dev::Notes>>,
 }
 
 /// What is known once the head was read, and does not change.

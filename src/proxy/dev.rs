@@ -36,13 +36,13 @@ struct Note {
 
 /// One hook's run ended.
 pub fn note(
-    ctx: &Ctx,
+    notes: Option<&Notes>,
     filter: &FilterState,
     hook: Hook,
     outcome: &'static str,
     (figures, fault): (RunFigures, Option<&Fault>),
 ) {
-    let Some(notes) = &ctx.dev else { return };
+    let Some(notes) = notes else { return };
     let mut notes = notes.0.lock();
     if notes.len() < KEPT {
         notes.push(Note {
@@ -70,12 +70,23 @@ pub fn fault_for_client(ctx: &Ctx, headers: &HeaderMap) -> Option<Fault> {
     notes.0.lock().iter().rev().find_map(|note| note.fault.clone())
 }
 
-/// Tells the terminal about a request that ended.
-pub fn tell(session: &Session, ctx: &Ctx, shared: &Shared) {
-    let (Some(show), Some(notes), Some(facts)) = (&shared.dev, &ctx.dev, &ctx.facts) else {
+/// A request that ended, until its last hook has run.
+pub struct Story {
+    headline: String,
+    pub notes: Arc<Notes>,
+}
+
+/// None where nobody is to be told.
+pub fn story(session: &Session, ctx: &Ctx) -> Option<Story> {
+    let (notes, facts) = (ctx.dev.as_ref()?, ctx.facts.as_ref()?);
+    Some(Story { headline: headline(session, ctx, facts), notes: Arc::clone(notes) })
+}
+
+/// Tells the terminal about it.
+pub fn tell(story: Option<Story>, shared: &Shared) {
+    let (Some(show), Some(Story { headline: mut text, notes })) = (&shared.dev, story) else {
         return;
     };
-    let mut text = headline(session, ctx, facts);
     for note in notes.0.lock().iter() {
         text.push_str(&line(note));
     }

@@ -32,6 +32,8 @@ pub struct ScriptState {
     pub replacement: Option<Bytes>,
     /// Whether the origin's own body is to be thrown away.
     pub replaced: bool,
+    /// The last filter that had the body in hand.
+    pub body_by: Option<Arc<str>>,
     /// What filters gave for the body, the innermost first; its head is still to come.
     pub given: Vec<super::transform::Given>,
     /// The body on its way through what they gave.
@@ -78,6 +80,7 @@ pub fn of_request(head: &RequestHeader, ctx: &Ctx) -> Result<Exchange> {
         cache_key: None,
         client: client(ctx)?,
         ctx: ctx.scripts.ctx.clone(),
+        ending: None,
     };
     Ok(Exchange { request: Arc::new(request), response: None, error: None, event: None })
 }

@@ -18,7 +18,8 @@ use super::head::TRACEPARENT;
 use crate::config::filters::OnFault;
 use crate::script::{
     BoxFuture, Cause, Exchange, Fault, FetchError, FetchErrorKind, FetchRequest, FetchResponse,
-    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, RunFigures, run,
+    Hook, Host, KeySets, Limits, Outcome, RequestDraft, ResponseDraft, Run, RunFigures, Verified,
+    left_behind, run,
 };
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::state::{Place, State};
@@ -85,27 +86,120 @@ pub async fn run_hook(
     let Ok(facts) = ctx.facts() else {
         return Next::Fail(Failure::Internal("a hook before the request was read".into()));
     };
-    let hands = Hands::new(shared, &facts.snapshot, filter, facts.trace, &exchange.request);
-    let limits = limits(filter, &facts.snapshot);
-    let Run { exchange, outcome, figures, body, after } =
-        run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
-    count(filter, hook.name(), &outcome, figures);
+    let (snapshot, notes) = (&facts.snapshot, ctx.dev.as_deref());
+    let scene = Scene { shared, snapshot, trace: facts.trace, notes };
+    let (ran, run) = match scene.run(filter, hook, exchange).await {
+        Turn::Ran(ran, run) => (ran, run),
+        Turn::Out(exchange) => return without(filter, Cause::Error, exchange),
+    };
+    let Run { exchange, outcome, body, after, .. } = run;
     if let Some(after) = after {
-        let (filter, request) = (Arc::clone(filter), Arc::clone(&exchange.request));
+        let (filter, request) = (Arc::clone(ran), Arc::clone(&exchange.request));
         ctx.scripts.after.lock().push(Waiting { after, filter, request });
     }
-    let fault = match &outcome {
-        Outcome::Fault(fault) => Some(&**fault),
-        _ => None,
-    };
-    dev::note(ctx, filter, hook, label(&outcome), (figures, fault));
     match outcome {
         Outcome::Continue => match body {
             Some(stage) => Next::Transform(exchange, Mutex::new(stage)),
             None => Next::Continue(exchange),
         },
         Outcome::Answer(answer) => Next::Answer(exchange, answer),
-        Outcome::Fault(fault) => after_fault(ctx, filter, *fault, exchange),
+        Outcome::Fault(fault) => without(filter, fault.cause, exchange),
+    }
+}
+
+/// The request goes on, or not, without what the filter would have done.
+fn without(filter: &FilterState, cause: Cause, exchange: Exchange) -> Next {
+    match (filter.config.on_fault, cause) {
+        (OnFault::Open, _) => Next::Continue(exchange),
+        (OnFault::Closed | OnFault::Previous, Cause::Busy) => Next::Fail(Failure::FiltersBusy),
+        (OnFault::Closed | OnFault::Previous, _) => {
+            Next::Fail(Failure::FilterFault(filter.config.name.to_string()))
+        }
+    }
+}
+
+/// What runs of hooks need beside what they work on.
+#[derive(Clone, Copy)]
+pub struct Scene<'a> {
+    pub shared: &'a Shared,
+    pub snapshot: &'a Arc<Snapshot>,
+    pub trace: TraceContext,
+    pub notes: Option<&'a dev::Notes>,
+}
+
+/// What came of a filter's turn.
+pub enum Turn<'a> {
+    /// The version that ran last, and its run.
+    Ran(&'a Arc<FilterState>, Run),
+    /// The filter is taken out.
+    Out(Exchange),
+}
+
+impl<'s> Scene<'s> {
+    /// One run of a hook: of the filter if it may run, else, or if it faults, of the version before
+    /// where there is one.
+    pub async fn run<'f>(
+        self,
+        filter: &'f Arc<FilterState>,
+        hook: Hook,
+        mut exchange: Exchange,
+    ) -> Turn<'f> {
+        if let Some(passed) = filter.guard.pass() {
+            let run = self.run_version(filter, hook, exchange).await;
+            let cause = cause(&run.outcome);
+            passed.judge(cause.is_some_and(|cause| cause != Cause::Busy));
+            if filter.previous.is_none() || cause.is_none_or(|cause| cause == Cause::Busy) {
+                return Turn::Ran(filter, run);
+            }
+            exchange = run.exchange;
+        }
+        match &filter.previous {
+            Some(previous) if previous.guard.pass().is_some() => {
+                previous.metrics.previous_runs();
+                Turn::Ran(previous, self.run_version(previous, hook, exchange).await)
+            }
+            _ => {
+                filter.metrics.not_run(hook.name());
+                Turn::Out(exchange)
+            }
+        }
+    }
+
+    async fn run_version(self, filter: &Arc<FilterState>, hook: Hook, exchange: Exchange) -> Run {
+        let Self { shared, snapshot, trace, notes } = self;
+        let before = Arc::clone(&exchange.request);
+        let hands = Hands::new(shared, snapshot, filter, trace, &before);
+        let limits = limits(filter, snapshot);
+        let run = run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
+        count(filter, hook.name(), &run.outcome, run.figures);
+        if let Some(verified) = &run.verified {
+            note_verified(filter, hook, verified);
+        }
+        filter.guard.leaked(left_behind(&filter.script, &before, &run));
+        let fault = match &run.outcome {
+            Outcome::Fault(fault) => Some(&**fault),
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            tell_log_later(snapshot, filter, hook.name(), fault, &run.exchange.request);
+        }
+        dev::note(notes, filter, hook, label(&run.outcome), (run.figures, fault));
+        run
+    }
+}
+
+fn cause(outcome: &Outcome) -> Option<Cause> {
+    match outcome {
+        Outcome::Fault(fault) => Some(fault.cause),
+        _ => None,
+    }
+}
+
+fn note_verified(filter: &FilterState, hook: Hook, verified: &Verified) {
+    filter.metrics.verified(hook.name(), verified.name());
+    if let Verified::Different { rhai, lowered } = verified {
+        let (name, hook) = (&filter.config.name, hook.name());
+        log::error!("filter {name} {hook}: lowered code left {lowered}, and Rhai {rhai}");
     }
 }
 
@@ -119,7 +213,7 @@ pub fn refuse_all(
     for filter in filters {
         filter.metrics.run(Hook::Response.name(), "fault", RunCost::default());
         tell_log(ctx, filter, Hook::Response.name(), &why.to_string());
-        if filter.config.on_fault == OnFault::Closed {
+        if filter.config.on_fault != OnFault::Open {
             failure.get_or_insert(Failure::FilterFault(filter.config.name.to_string()));
         }
     }
@@ -166,15 +260,6 @@ pub fn label_of(fault: &Fault) -> &'static str {
         Cause::Busy => "busy",
         Cause::Panic => "panic",
         Cause::Error | Cause::Returned => "fault",
-    }
-}
-
-fn after_fault(ctx: &Ctx, filter: &FilterState, fault: Fault, exchange: Exchange) -> Next {
-    tell_log(ctx, filter, fault.hook.name(), &text_of(&fault));
-    match (filter.config.on_fault, fault.cause) {
-        (OnFault::Open, _) => Next::Continue(exchange),
-        (OnFault::Closed, Cause::Busy) => Next::Fail(Failure::FiltersBusy),
-        (OnFault::Closed, _) => Next::Fail(Failure::FilterFault(filter.config.name.to_string())),
     }
 }
 

@@ -6,17 +6,16 @@ use http::{HeaderMap, header};
 use pingora::Error;
 use pingora_proxy::Session;
 
-use super::after;
+use super::after::{self, Logging};
 use super::cache;
 use super::ctx::{Ctx, Facts};
 use super::dev;
 use super::exchange;
 use super::fail;
-use super::filters::run_hook;
 use super::peer;
 use super::response;
-use crate::script::{Hook, ResponseDraft};
-use crate::snapshot::{RouteState, Shared};
+use crate::script::{Done, Ending, Hook, ResponseDraft};
+use crate::snapshot::Shared;
 use crate::telemetry::access_log::Entry;
 
 /// Called once for each request, however it went.
@@ -46,13 +45,11 @@ pub async fn record(
         log.write(entry(session, ctx, facts));
     }
     after::start(ctx, shared);
-    if let Some(route) = ctx.routed.as_ref().map(|routed| routed.route.clone())
-        && route.has(Hook::Log)
-    {
-        Box::pin(run_on_log(session, ctx, shared, &route)).await;
-        after::start(ctx, shared);
+    let story = dev::story(session, ctx);
+    match logging(session, ctx, shared) {
+        Some(logging) => Box::pin(after::log(Logging { story, ..logging })).await,
+        None => dev::tell(story, shared),
     }
-    dev::tell(session, ctx, shared);
 }
 
 fn count(ctx: &Ctx, shared: &Shared) {
@@ -122,12 +119,43 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-/// `on_log` of every filter, outermost first; what they answer is nobody's concern.
-async fn run_on_log(session: &Session, ctx: &mut Ctx, shared: &Arc<Shared>, route: &RouteState) {
-    let Ok(mut exchange) = exchange::of_client(session, ctx) else { return };
+/// What `on_log` works on, if any filter has one.
+fn logging(session: &Session, ctx: &mut Ctx, shared: &Arc<Shared>) -> Option<Logging> {
+    let route = Arc::clone(&ctx.routed.as_ref()?.route);
+    if !route.has(Hook::Log) {
+        return None;
+    }
+    let mut exchange = exchange::of_client(session, ctx).ok()?;
     let unanswered = || ResponseDraft::new(http::StatusCode::BAD_GATEWAY, "");
     exchange.response = Some(Arc::new(ctx.scripts.response.take().unwrap_or_else(unanswered)));
-    for filter in route.filters.iter().filter(|filter| filter.script.has(Hook::Log)) {
-        run_hook(shared, ctx, filter, Hook::Log, exchange.clone()).await;
+    let facts = ctx.facts.as_ref()?;
+    let done = after::done(ctx, facts);
+    Arc::make_mut(&mut exchange.request).ending = Some(Arc::new(ending(ctx, &done)));
+    Some(Logging {
+        shared: Arc::clone(shared),
+        snapshot: Arc::clone(&facts.snapshot),
+        trace: facts.trace,
+        route,
+        exchange,
+        done,
+        story: None,
+    })
+}
+
+fn ending(ctx: &Ctx, done: &Done) -> Ending {
+    let tried = ctx.attempt.first_began.is_some();
+    let upstream = ctx.routed.as_ref().and_then(|routed| routed.upstream.as_ref());
+    Ending {
+        status: done.status,
+        bytes_in: ctx.outcome.body_in,
+        bytes_out: done.bytes,
+        took: done.took,
+        first_byte: ctx.outcome.first_byte,
+        upstream: upstream.filter(|_| tried).map(|upstream| upstream.pool.name().clone()),
+        endpoint: peer::endpoint(ctx).map(|address| address.to_string()),
+        upstream_time: tried.then_some(ctx.attempt.waited),
+        attempts: if tried { ctx.attempt.retries + 1 } else { 0 },
+        aborted: done.aborted,
+        error: ctx.outcome.failure.as_ref().map(|failure| failure.row().label),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -161,6 +161,9 @@ async fn show(
         let edited = Box::pin(run_filters(session, ctx, shared, draft.clone())).await?;
         if !Arc::ptr_eq(&draft, &edited) {
             let edited = Arc::unwrap_or_clone(edited);
+            if ends_with_head(head) && has_body_for(session, &edited) {
+                return Err(send_in_place(session, ctx, shared, edited).await);
+            }
             exchange::edit_response(head, edited.status, edited.headers);
             if let MessageBody::Replaced(body) = edited.body {
                 replace_body(session, head, ctx, body)?;
@@ -169,6 +172,41 @@ async fn show(
         transform::begin(session, head, ctx)?;
     }
     finish_head(session, head, ctx, shared)
+}
+
+/// Whether the origin sends no body, so that Pingora asks for none in its place; or may send none:
+/// over HTTP/2 a head without a length does not tell.
+fn ends_with_head(head: &ResponseHeader) -> bool {
+    let bodiless = matches!(head.status.as_u16(), 204 | 304);
+    match head.headers.get(header::CONTENT_LENGTH) {
+        Some(length) => bodiless || length == "0",
+        None => bodiless || head.version == Version::HTTP_2,
+    }
+}
+
+fn has_body_for(session: &Session, edited: &ResponseDraft) -> bool {
+    let replaced = matches!(&edited.body, MessageBody::Replaced(body) if !body.is_empty());
+    let bodiless = matches!(edited.status.as_u16(), 204 | 304);
+    replaced && !bodiless && session.req_header().method != Method::HEAD
+}
+
+/// A filter gave a body to a response without one: it is sent from here, and Pingora is told to
+/// stop by an error that `fail` sees as answered.
+async fn send_in_place(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    shared: &Shared,
+    mut edited: ResponseDraft,
+) -> Box<Error> {
+    for name in [header::CONTENT_ENCODING, header::ETAG] {
+        edited.headers.remove(name);
+    }
+    let body_by = ctx.scripts.body_by.take();
+    ctx.outcome.answered_by = ctx.outcome.answered_by.take().or(body_by);
+    match write(session, ctx, shared, edited).await {
+        Ok(()) => Error::explain(ErrorType::InternalError, "a filter gave the body"),
+        Err(error) => error,
+    }
 }
 
 /// From here on both sides may be silent; how long, the connection's own watch sees.
@@ -221,6 +259,7 @@ async fn run_filters(
         // What inner filters gave was for a body that has been replaced.
         if exchange.response.as_ref().is_some_and(|draft| draft.body != MessageBody::Untouched) {
             ctx.scripts.given.clear();
+            ctx.scripts.body_by = Some(filter.config.name.clone());
         }
     }
     let missing = || ctx.refuse(Failure::Internal("a filter's run lost the response".into()));

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use super::filters::{Hands, count, label, limits, tell_log_later};
+use super::filters::{Scene, Turn, label};
 use crate::config::schedule::Schedule;
 use crate::config::state::Namespace;
-use crate::script::{Event, Exchange, Hook, Outcome, Run, run};
+use crate::script::{Event, Exchange, Hook};
 use crate::snapshot::{FilterState, Shared, Snapshot};
 use crate::state::{Put, StoreError, When};
 use crate::telemetry::trace::TraceContext;
@@ -88,18 +88,12 @@ impl Entry {
             }
         }
         let exchange = Exchange::of_event(Event { name: self.schedule().name.clone(), time });
-        let (filter, request) = (&self.filter, Arc::clone(&exchange.request));
-        let trace = TraceContext::root(true);
-        let hands = Hands::new(&self.shared, &self.snapshot, filter, trace, &request);
-        let limits = limits(filter, &self.snapshot);
-        let hook = Hook::Schedule;
-        let Run { outcome, figures, .. } =
-            run(&filter.script, hook, exchange, Arc::new(hands), limits).await;
-        count(filter, hook.name(), &outcome, figures);
-        if let Outcome::Fault(fault) = &outcome {
-            tell_log_later(&self.snapshot, filter, hook.name(), fault, &request);
+        let (shared, snapshot, trace) = (&*self.shared, &self.snapshot, TraceContext::root(true));
+        let scene = Scene { shared, snapshot, trace, notes: None };
+        match scene.run(&self.filter, Hook::Schedule, exchange).await {
+            Turn::Ran(_, run) => self.ended(label(&run.outcome)),
+            Turn::Out(_) => self.ended("out"),
         }
-        self.ended(label(&outcome));
     }
 
     /// Whether this node is the one that runs.

@@ -90,7 +90,7 @@ pub fn piece(ctx: &mut Ctx, piece: &mut Option<Bytes>, end: bool) -> Result<()> 
 /// The filters' transforms cannot be done: their own policies say what that means.
 fn impossible(ctx: &mut Ctx, given: &[Given], why: &Obstacle) -> Result<()> {
     tell(ctx, given, why);
-    let closed = given.iter().find(|given| given.filter.config.on_fault == OnFault::Closed);
+    let closed = given.iter().find(|given| given.filter.config.on_fault != OnFault::Open);
     match closed {
         Some(given) => {
             let name = given.filter.config.name.to_string();

@@ -3,7 +3,7 @@
 //! Without it every run looks all its calls up anew. It holds nothing of a request.
 
 use parking_lot::Mutex;
-use rhai::Caches;
+use rhai::{Caches, Dynamic};
 
 /// Kept sets; a run beyond them begins without.
 const KEPT: usize = 64;
@@ -14,6 +14,8 @@ const RUNS: u32 = 1024;
 #[derive(Default)]
 pub(super) struct Kept {
     pub caches: Caches,
+    /// Room for variables of lowered code; empty between two runs.
+    pub stack: Vec<Dynamic>,
     runs: u32,
 }
 

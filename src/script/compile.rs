@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, OptimizationLevel, ParseErrorType, Position,
-    Scope, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, Module, OptimizationLevel, ParseErrorType,
+    Position, Scope, Stmt,
 };
 
 use super::api::{self, Facts};
@@ -20,9 +20,11 @@ use super::fault::text_of;
 use super::fiber::{self, Fiber, Stop};
 use super::hooks::Hook;
 use super::imports::{Imported, Imports};
+use super::leaks;
 use super::lint::{Lint, nearest};
+use super::lower::{self, FunctionCost, Lowered};
 use super::meter::{LIVE_FIBERS, Limits};
-use crate::config::filters::Filter;
+use crate::config::filters::{Filter, Lowering};
 use crate::state::Lists;
 
 /// What the top level of a script may use while it is loaded.
@@ -55,8 +57,14 @@ pub struct Script {
     source: String,
     imports: Imports,
     hooks: Vec<Hook>,
+    /// Hooks that are defined and do nothing.
+    idle: Vec<Hook>,
+    pub(super) shares: bool,
     transforms: bool,
-    pub(super) caches: Pool,
+    pub(super) caches: Arc<Pool>,
+    pub(super) lowering: Lowering,
+    /// None when Rhai runs everything.
+    pub(super) lowered: Option<Lowered>,
 }
 
 impl std::fmt::Debug for Script {
@@ -69,6 +77,11 @@ impl Script {
     /// Whether the hook is defined; one that is not costs nothing.
     pub fn has(&self, hook: Hook) -> bool {
         self.hooks.contains(&hook)
+    }
+
+    /// Whether there is something to run for the hook.
+    pub(super) fn runs(&self, hook: Hook) -> bool {
+        self.has(hook) && !self.idle.contains(&hook)
     }
 
     /// Whether it may transform bodies that come for it, as far as its text tells.
@@ -89,6 +102,11 @@ impl Script {
         &self.file
     }
 
+    /// What runs as closures, and what Rhai still runs.
+    pub fn costs(&self) -> &[FunctionCost] {
+        self.lowered.as_ref().map_or(&[], |lowered| &lowered.costs)
+    }
+
     /// The script's own file and all that it imports.
     pub fn files(&self) -> Vec<PathBuf> {
         let imported = self.imports.files().into_iter().map(|imported| imported.file);
@@ -106,7 +124,6 @@ pub fn compile(filter: &Filter, lists: &Lists) -> Result<Script, Vec<Diagnostic>
 }
 
 /// As [`compile`], with the text at hand; imports are still read from the script's folder.
-#[cfg(test)]
 pub(super) fn compile_source(
     filter: &Filter,
     lists: &Lists,
@@ -145,6 +162,7 @@ fn load(
         imports: Imports::of(&filter.script).covered_by(coverage.clone()),
         source,
         coverage,
+        lowering: filter.lowering,
     };
     let fiber = Fiber::new(LOAD_LIMITS, move || load.run()).map_err(|e| one(e.to_string()))?;
     let ended = drive(fiber);
@@ -173,6 +191,7 @@ struct Load {
     imports: Imports,
     source: String,
     coverage: Option<Coverage>,
+    lowering: Lowering,
 }
 
 impl Load {
@@ -209,17 +228,51 @@ impl Load {
             engine.set_optimization_level(OptimizationLevel::Simple);
         }
         let ast = self.parse_text(&engine, &constants, &text)?;
-        freeze(&mut engine, &constants);
+        let frozen = freeze(&mut engine, &constants);
         let hooks = Hook::ALL.into_iter();
         let hooks = hooks.filter(|hook| ast.iter_functions().any(|f| f.name == hook.name()));
-        let hooks = hooks.collect();
+        let hooks: Vec<Hook> = hooks.collect();
+        let is_idle = |hook: &&Hook| lower::is_empty(&ast, hook.name());
+        let idle = hooks.iter().filter(is_idle).copied().collect();
         let imported = self.imports.files();
         let mut asts = std::iter::once(&ast).chain(imported.iter().map(|imported| &imported.ast));
-        let transforms = asts.any(Lint::transforms);
+        let transforms = asts.clone().any(Lint::transforms);
+        let shares = asts.any(leaks::shares);
         let ast = ast.clone_functions_only();
-        let Self { file, facts, imports, source, .. } = self;
-        let caches = Pool::default();
-        Ok(Script { engine, ast, facts, file, source, imports, hooks, transforms, caches })
+        let caches = Arc::new(Pool::default());
+        let of = lower::Facts { constants: &frozen, imports: &imported_names(&first) };
+        let lowered = self.lower(&mut engine, &ast, of, caches.clone())?;
+        let Self { file, facts, imports, source, lowering, .. } = self;
+        Ok(Script {
+            engine,
+            ast,
+            facts,
+            file,
+            source,
+            imports,
+            hooks,
+            idle,
+            shares,
+            transforms,
+            caches,
+            lowering,
+            lowered,
+        })
+    }
+
+    fn lower(
+        &self,
+        engine: &mut Engine,
+        ast: &AST,
+        of: lower::Facts<'_>,
+        caches: Arc<Pool>,
+    ) -> Result<Option<Lowered>, Vec<Diagnostic>> {
+        if self.lowering == Lowering::Off {
+            return Ok(None);
+        }
+        let lowered = Lowered::of(engine, ast, of, caches);
+        let lowered = lowered.map_err(|error| vec![self.problem(Position::NONE, error)])?;
+        Ok(Some(lowered))
     }
 
     fn parse(&self, engine: &Engine, scope: &Scope) -> Result<AST, Vec<Diagnostic>> {
@@ -320,17 +373,32 @@ fn has_try(ast: &AST) -> bool {
 /// The optimiser, where it ran, has put scalars and `CONFIG.key` of a map in place already. What
 /// is left is an array or a map as a whole, of which each use is a copy: its cost grows with its
 /// size, so a hook that uses a large one often takes it into a variable first.
-pub(super) fn freeze(engine: &mut Engine, constants: &Scope) {
+pub(super) fn freeze(engine: &mut Engine, constants: &Scope) -> Arc<HashMap<String, Dynamic>> {
     let frozen: HashMap<String, Dynamic> =
         constants.iter().map(|(name, _, value)| (name.to_owned(), value)).collect();
+    let frozen = Arc::new(frozen);
+    let constants = frozen.clone();
     #[expect(deprecated, reason = "marked volatile, not deprecated; the version is pinned")]
     engine.on_var(move |name, index, _| {
         // A local has an index; only unresolved names reach the constants.
-        Ok(if index == 0 { frozen.get(name).cloned() } else { None })
+        Ok(if index == 0 { constants.get(name).cloned() } else { None })
     });
+    frozen
 }
 
-fn new_engine(facts: &Arc<Facts>) -> Engine {
+/// Names under which a script imports files.
+fn imported_names(ast: &AST) -> Vec<String> {
+    let mut names = Vec::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        if let Some(ASTNode::Stmt(Stmt::Import(import, _))) = path.last() {
+            names.push(import.1.name.to_string());
+        }
+        true
+    });
+    names
+}
+
+pub(super) fn new_engine(facts: &Arc<Facts>) -> Engine {
     let mut engine = Engine::new_raw();
     api::register(&mut engine);
     engine.set_default_tag(api::tag_for_load(facts));

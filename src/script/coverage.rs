@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use rhai::{AST, ASTNode, Engine, Position, Stmt};
 
 use super::fiber;
+use super::meter::RunFigures;
+use crate::config::filters::FilterLimits;
 
 /// The call that notes a line.
 const MARK: &str = "__ran";
@@ -25,6 +27,15 @@ pub struct Coverage(Arc<Mutex<Noted>>);
 struct Noted {
     marks: Vec<Mark>,
     ids: BTreeMap<(PathBuf, usize), usize>,
+    costs: BTreeMap<PathBuf, Cost>,
+}
+
+/// The most that a run of a filter's hook used, of what it may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    pub operations: (u64, u64),
+    /// Bytes.
+    pub memory: (usize, usize),
 }
 
 struct Mark {
@@ -66,6 +77,20 @@ impl Coverage {
             }
         }
         files.into_values().collect()
+    }
+
+    /// One run of a filter's hook has ended.
+    pub(super) fn used(&self, file: &Path, figures: &RunFigures, limits: &FilterLimits) {
+        let mut noted = self.0.lock();
+        let none = Cost { operations: (0, limits.operations), memory: (0, limits.memory) };
+        let cost = noted.costs.entry(file.to_owned()).or_insert(none);
+        cost.operations.0 = cost.operations.0.max(figures.operations);
+        cost.memory.0 = cost.memory.0.max(figures.peak_memory);
+    }
+
+    /// By the filter's file.
+    pub fn costs(&self) -> BTreeMap<PathBuf, Cost> {
+        self.0.lock().costs.clone()
     }
 
     /// Where a column of the marked text is in the text as written.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -47,6 +48,32 @@ pub struct RequestDraft {
     pub cache_key: Option<String>,
     pub client: Client,
     pub ctx: Ctx,
+    /// For `on_log` only.
+    pub ending: Option<Arc<Ending>>,
+}
+
+/// What is known of a request once it has ended.
+#[derive(Debug, Clone, Default)]
+pub struct Ending {
+    /// What the client got; 0 where it got nothing.
+    pub status: u16,
+    /// Of bodies, or after an upgrade of all that went by.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// From the request's head to the end of the response.
+    pub took: Duration,
+    /// From the request's head to the response's.
+    pub first_byte: Option<Duration>,
+    /// The upstream and its endpoint, where one was tried.
+    pub upstream: Option<Arc<str>>,
+    pub endpoint: Option<String>,
+    pub upstream_time: Option<Duration>,
+    /// Tries to reach an origin.
+    pub attempts: u32,
+    /// Whether the client left before the end.
+    pub aborted: bool,
+    /// What went wrong, as in the access log.
+    pub error: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
@@ -169,9 +196,23 @@ impl Ctx {
     pub(super) fn restore(&self, to: Data) {
         *self.data() = to;
     }
+
+    /// The same data for somebody else.
+    fn apart(&self) -> Self {
+        let fetches = Mutex::new(self.0.fetches.lock().clone());
+        Self(Arc::new(OfRequest { data: Mutex::new(self.snapshot()), fetches }))
+    }
 }
 
 impl Exchange {
+    /// A copy that shares nothing which a script can change.
+    pub(super) fn apart(&self) -> Self {
+        let mut copy = self.clone();
+        let request = Arc::make_mut(&mut copy.request);
+        request.ctx = request.ctx.apart();
+        copy
+    }
+
     /// A GET of `/`, for tests.
     pub fn for_test() -> Self {
         Self::without_client("test-1", "test")
@@ -200,6 +241,7 @@ impl Exchange {
             cache_key: None,
             client: Client { ip: IpAddr::from([127, 0, 0, 1]), port: 40000, tls: None },
             ctx: Ctx::default(),
+            ending: None,
         };
         Self { request: Arc::new(request), response: None, error: None, event: None }
     }

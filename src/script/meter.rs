@@ -126,4 +126,16 @@ pub struct RunFigures {
     pub wall: Duration,
     /// The most bytes held at one time.
     pub peak_memory: usize,
+    /// At the end, with what the run gave out and less what it was given.
+    pub held: Held,
+    /// How often it waited for a future.
+    pub waits: u32,
+}
+
+/// What is allocated and not freed; less than nothing where others' was freed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    pub bytes: isize,
+    /// Blocks of the size in which Rhai keeps values that closures share.
+    pub cells: isize,
 }

@@ -7,6 +7,7 @@ use rhai::{Dynamic, EvalAltResult, EvalContext, GlobalRuntimeState, Map, Scope};
 
 use super::after::{After, Work};
 use super::api::{self, Given, Objects, Response};
+use super::caches::Kept;
 use super::callback::{self, Scene};
 use super::compile::Script;
 use super::exchange::{Exchange, MessageBody, ResponseDraft};
@@ -14,8 +15,11 @@ use super::fault::{Cause, Fault};
 use super::fiber::{self, Ended, Fiber, NoStack, Stop, Turn};
 use super::hooks::Hook;
 use super::host::Host;
+use super::lower::Lowered;
 use super::meter::{Limits, RunFigures};
 use super::rest::{self, Needs, Resting};
+use super::verify::{Verified, run_verified};
+use crate::config::filters::Lowering;
 use crate::transform::{Body, Error, Fit, Pipeline, Stage, fit};
 
 /// What a run leaves.
@@ -28,6 +32,17 @@ pub struct Run {
     pub body: Option<Box<dyn Stage>>,
     /// What is left to be done after the response.
     pub after: Option<After>,
+    /// What lowered code made of it, where it is verified.
+    pub verified: Option<Verified>,
+}
+
+/// Who runs a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Rhai,
+    Lowered,
+    /// Lowered, and without a host.
+    Sealed,
 }
 
 #[derive(Debug)]
@@ -41,7 +56,7 @@ pub enum Outcome {
 
 type Called = Result<Dynamic, Box<EvalAltResult>>;
 
-/// Runs a hook. A hook that is absent leaves the exchange as it is.
+/// Runs a hook. A hook that is absent or empty leaves the exchange as it is.
 pub async fn run(
     script: &Arc<Script>,
     hook: Hook,
@@ -49,22 +64,42 @@ pub async fn run(
     host: Arc<dyn Host>,
     limits: Limits,
 ) -> Run {
-    if !script.has(hook) {
+    if !script.runs(hook) {
         return Run::without_rest(exchange, Outcome::Continue);
     }
+    let way = match script.lowering {
+        Lowering::On => Way::Lowered,
+        Lowering::Off => Way::Rhai,
+        Lowering::Verify => return run_verified(script, hook, exchange, host, limits).await,
+    };
+    run_one_way(script, hook, exchange, host, (limits, way)).await.0
+}
+
+/// Also tells whether the script reached the world.
+pub(super) async fn run_one_way(
+    script: &Arc<Script>,
+    hook: Hook,
+    exchange: Exchange,
+    host: Arc<dyn Host>,
+    (limits, way): (Limits, Way),
+) -> (Run, bool) {
     let before = exchange.clone();
     let mut ctx = Rollback::of(&before);
     let fiber = {
         let script = script.clone();
-        Fiber::new(limits, move || invoke(&script, hook, exchange, host))
+        Fiber::new(limits, move || invoke(&script, hook, exchange, (host, way)))
     };
     let mut fiber = match fiber {
         Ok(fiber) => fiber,
-        Err(error) => return refused(script, hook, before, &error),
+        Err(error) => return (refused(script, hook, before, &error), true),
     };
     let (Ended { result, stop, figures }, needs) = match fiber.turn().await {
         Turn::Ended(ended) => (ended, Needs::default()),
         Turn::Rests(handed) => Resting::begin((script.clone(), hook), fiber, limits, handed),
+    };
+    let reached = match &result {
+        Ok(End::Hook(left)) => left.reached || needs.body.is_some() || needs.after.is_some(),
+        _ => true,
     };
     let (outcome, edited) = judge(script, hook, result, stop);
     if edited.is_some() {
@@ -73,12 +108,13 @@ pub async fn run(
     let Needs { body, after } = needs;
     let (exchange, stages) = edited.unwrap_or((before, None));
     let body = body.or_else(|| stages.map(|stages| Box::new(stages) as Box<dyn Stage>));
-    Run { exchange, outcome, figures, body, after }
+    (Run { exchange, outcome, figures, body, after, verified: None }, reached)
 }
 
 impl Run {
     fn without_rest(exchange: Exchange, outcome: Outcome) -> Self {
-        Self { exchange, outcome, figures: RunFigures::default(), body: None, after: None }
+        let figures = RunFigures::default();
+        Self { exchange, outcome, figures, body: None, after: None, verified: None }
     }
 }
 
@@ -113,15 +149,17 @@ fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> 
 ///
 /// What is left is boxed, and made after the call in frames of its own: what lies on the stack while the script
 /// waits is what thousands of waiting scripts hold.
-fn invoke(script: &Arc<Script>, hook: Hook, exchange: Exchange, host: Arc<dyn Host>) -> End {
+fn invoke(script: &Arc<Script>, hook: Hook, exchange: Exchange, (host, way): With) -> End {
     let (objects, given) = (Objects::new(exchange), Given::default());
+    let host = (way != Way::Sealed).then_some(host);
     let tag = api::tag_for_run(&script.facts, host, objects.ctx(), given.clone());
     if hook == Hook::Schedule {
         // There is no response, so no work for after it can be left.
         api::work_after(&tag);
     }
-    let (called, global) = call(script, hook, &objects, tag);
-    let left = conclude(script, hook, objects, called);
+    let (called, global) = call(script, hook, &objects, (tag, way));
+    let reached = api::has_reached(&global.tag);
+    let left = conclude(script, hook, objects, (called, reached));
     let work = api::work_after(&global.tag);
     let end = match &left.outcome {
         Outcome::Continue | Outcome::Answer(_) if left.transforms() || !work.is_empty() => {
@@ -132,6 +170,8 @@ fn invoke(script: &Arc<Script>, hook: Hook, exchange: Exchange, host: Arc<dyn Ho
     given.clear();
     end
 }
+
+type With = (Arc<dyn Host>, Way);
 
 /// What a fiber ends with.
 pub(super) enum End {
@@ -146,6 +186,8 @@ pub(super) struct Left {
     exchange: Exchange,
     /// For the body that streams by, where that needs no fiber.
     stages: Option<Pipeline>,
+    /// Whether the script has seen or done anything outside of its exchange.
+    reached: bool,
 }
 
 impl Left {
@@ -243,29 +285,64 @@ fn call(
     script: &Script,
     hook: Hook,
     objects: &Objects,
-    tag: Dynamic,
+    (tag, way): (Dynamic, Way),
 ) -> (Called, GlobalRuntimeState) {
     let mut global = script.engine.new_global_runtime_state();
     global.tag = tag;
     global.source = script.ast.source().map(Into::into);
-    global.lib.push(script.ast.shared_lib().clone());
-    let (mut scope, mut kept) = (Scope::new(), script.caches.take());
-    let mut context =
-        EvalContext::new(&script.engine, &mut global, &mut kept.caches, &mut scope, None);
-    let mut arguments = hook.arguments(objects);
-    let mut arguments: Vec<_> = arguments.iter_mut().collect();
-    let called = context.call_fn_raw(hook.name(), false, false, &mut arguments);
+    let mut kept = script.caches.take();
+    let called = match script.lowered.as_ref().filter(|_| way != Way::Rhai) {
+        Some(lowered) => call_lowered(script, lowered, hook, objects, (&mut global, &mut kept)),
+        None => {
+            global.lib.push(script.ast.shared_lib().clone());
+            call_by_name(script, hook, objects, (&mut global, &mut kept))
+        }
+    };
+    kept.stack.clear();
     script.caches.give_back(kept);
     (called, global)
 }
 
+type Engine<'a> = (&'a mut GlobalRuntimeState, &'a mut Kept);
+
+fn call_lowered(
+    script: &Script,
+    lowered: &Lowered,
+    hook: Hook,
+    objects: &Objects,
+    (global, kept): Engine<'_>,
+) -> Called {
+    global.lib.push(lowered.library.clone());
+    let arguments = hook.arguments(objects);
+    let called = lowered.call(&script.engine, global, kept, (hook.name(), arguments));
+    called.unwrap_or_else(|| call_by_name(script, hook, objects, (global, kept)))
+}
+
+fn call_by_name(
+    script: &Script,
+    hook: Hook,
+    objects: &Objects,
+    (global, kept): Engine<'_>,
+) -> Called {
+    let mut scope = Scope::new();
+    let mut context = EvalContext::new(&script.engine, global, &mut kept.caches, &mut scope, None);
+    let mut arguments = hook.arguments(objects);
+    let mut arguments: Vec<_> = arguments.iter_mut().collect();
+    context.call_fn_raw(hook.name(), false, false, &mut arguments)
+}
+
 #[inline(never)]
-fn conclude(script: &Script, hook: Hook, objects: Objects, called: Called) -> Box<Left> {
+fn conclude(
+    script: &Script,
+    hook: Hook,
+    objects: Objects,
+    (called, reached): (Called, bool),
+) -> Box<Left> {
     let outcome = match called {
         Ok(value) => returned(script, hook, &objects, value),
         Err(error) => thrown(script, hook, &error),
     };
-    Box::new(Left { outcome, exchange: objects.into_exchange(), stages: None })
+    Box::new(Left { outcome, exchange: objects.into_exchange(), stages: None, reached })
 }
 
 fn returned(script: &Script, hook: Hook, objects: &Objects, value: Dynamic) -> Outcome {
@@ -312,7 +389,7 @@ pub(super) fn judge(
 ) -> (Outcome, Option<(Exchange, Option<Pipeline>)>) {
     let (outcome, edited) = match result {
         Ok(End::Hook(left)) => {
-            let Left { outcome, exchange, stages } = *left;
+            let Left { outcome, exchange, stages, .. } = *left;
             (outcome, Some((exchange, stages)))
         }
         Ok(End::Rest(outcome)) => (outcome, None),

@@ -20,7 +20,10 @@ mod body;
 mod coverage;
 mod crypto;
 mod hostile;
+mod leaks;
 mod lint;
+mod lowering;
+mod programs;
 mod rest;
 mod state;
 
@@ -42,7 +45,9 @@ fn filter() -> Filter {
         limits: FilterLimits::default(),
         body: BodyAccess { request: BodyMode::Buffer, ..BodyAccess::NONE },
         on_fault: OnFault::Closed,
+        breaker: None,
         tests: Default::default(),
+        lowering: crate::config::filters::Lowering::usual().unwrap(),
     }
 }
 
@@ -183,6 +188,32 @@ async fn an_endless_loop_ends_at_a_limit() {
     bounds.operations = 1000;
     let ended = run(&script, Hook::Request, Exchange::for_test(), host, bounds).await;
     assert_eq!(limit(&ended), LimitKind::Operations);
+}
+
+#[tokio::test]
+async fn what_the_machine_runs_meanwhile_is_not_the_scripts_time() {
+    let script = script("fn on_request(req) { let i = 0; while i < 60000 { i += 1; } () }");
+    let host: Arc<dyn Host> = Arc::new(FakeHost::default());
+    let once = |bounds| run(&script, Hook::Request, Exchange::for_test(), host.clone(), bounds);
+    let mut bounds = limits();
+    bounds.cpu = Duration::from_secs(10);
+    let alone = once(bounds).await;
+    assert!(matches!(alone.outcome, Outcome::Continue), "{:?}", alone.outcome);
+    // Many times more threads than processors: the run takes many times longer.
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let threads = 16 * std::thread::available_parallelism().map_or(1, usize::from);
+    let spin = || {
+        let over = Arc::clone(&over);
+        std::thread::spawn(move || while !over.load(std::sync::atomic::Ordering::Relaxed) {})
+    };
+    let spinning: Vec<_> = (0..threads).map(|_| spin()).collect();
+    bounds.cpu = alone.figures.cpu * 4;
+    let begun = Instant::now();
+    let busy = once(bounds).await;
+    let took = begun.elapsed();
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    spinning.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(matches!(busy.outcome, Outcome::Continue), "{:?} in {took:?}", busy.outcome);
 }
 
 #[tokio::test]
@@ -330,7 +361,7 @@ async fn two_fibers_interleave() {
         async move { run(&spin, Hook::Request, Exchange::for_test(), host, bounds).await }
     });
     tokio::task::yield_now().await;
-    let quick = script("fn on_request(req) { }");
+    let quick = script("fn on_request(req) { let p = req.path; }");
     run(&quick, Hook::Request, Exchange::for_test(), host, bounds).await;
     assert!(!spin.is_finished(), "the quick one did not have to wait for the slow one");
     let spin = spin.await.unwrap();
@@ -469,7 +500,7 @@ async fn a_panic_is_a_value_and_busy_is_refused() {
     assert_eq!(fiber.await.result.unwrap_err(), "in a future");
     let mut bounds = limits();
     bounds.fibers = 0;
-    let script = script("fn on_request(req) { }");
+    let script = script("fn on_request(req) { let p = req.path; }");
     let host = Arc::new(FakeHost::default());
     let run = run(&script, Hook::Request, Exchange::for_test(), host, bounds).await;
     assert_eq!(fault(&run).cause, Cause::Busy);

@@ -366,6 +366,35 @@ impl FilterMetrics {
         self.limits.with(limit, make, |counter| counter.inc());
     }
 
+    /// A run was compared with lowered code.
+    pub fn verified(&self, hook: &'static str, result: &'static str) {
+        let family = &self.families.filter_verified_total;
+        family.with_label_values(&[self.name.as_str(), hook, result]).inc();
+    }
+
+    /// A run did not take place, as the filter is taken out.
+    pub fn not_run(&self, hook: &'static str) {
+        let family = &self.families.filter_runs_total;
+        let make = || family.with_label_values(&[self.name.as_str(), hook, "out"]);
+        self.runs.with((hook, "out"), make, |counter| counter.inc());
+    }
+
+    /// Whether the filter is taken out.
+    pub fn taken_out(&self, out: bool) {
+        self.families.filter_out.with_label_values(&[&self.name]).set(i64::from(out));
+    }
+
+    /// The version before runs instead.
+    pub fn previous_runs(&self) {
+        self.families.filter_previous_runs_total.with_label_values(&[&self.name]).inc();
+    }
+
+    /// What runs have left behind so far.
+    pub fn leaked(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.families.filter_leaked_bytes.with_label_values(&[&self.name]).set(bytes);
+    }
+
     /// An entry of the filter's schedule was due.
     pub fn scheduled(&self, entry: &str, outcome: &'static str) {
         let labels = [self.name.as_str(), entry, outcome];

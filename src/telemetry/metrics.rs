@@ -226,6 +226,9 @@ impl Metrics {
         prune(&families.filter_operations, "filter", filters);
         prune(&families.filter_memory_bytes, "filter", filters);
         prune(&families.filter_limit_hits_total, "filter", filters);
+        prune(&families.filter_out, "filter", filters);
+        prune(&families.filter_previous_runs_total, "filter", filters);
+        prune(&families.filter_leaked_bytes, "filter", filters);
         prune(&families.filter_after_dropped_total, "filter", filters);
         prune(&families.schedule_runs_total, "filter", filters);
         prune(&families.schedule_last_success_timestamp_seconds, "filter", filters);

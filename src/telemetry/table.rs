@@ -192,10 +192,18 @@ table! {
         "Peak memory of a hook's run.";
     filter_limit_hits_total: IntCounterVec, ["filter", "limit"], Plain,
         "Runs that were stopped by a limit.";
+    filter_verified_total: IntCounterVec, ["filter", "hook", "result"], Plain,
+        "Runs with `lowering: verify`: the same, different, or skipped.";
+    filter_out: IntGaugeVec, ["filter"], Plain,
+        "Whether the filter is taken out, as it faults too often or leaked too much: 1 or 0.";
+    filter_previous_runs_total: IntCounterVec, ["filter"], Plain,
+        "Runs of the version before the last change, in place of one that faulted or is out.";
+    filter_leaked_bytes: IntGaugeVec, ["filter"], Plain,
+        "Bytes that runs left behind since the last reload, in values that hold each other.";
     filter_after_running: IntGauge, [], Plain,
-        "Work of filters after responses that is under way.";
+        "Work of filters after responses that is under way, on_log included.";
     filter_after_dropped_total: IntCounterVec, ["filter"], Plain,
-        "Work after responses that was not done, as too much was under way or the process ended.";
+        "Work after responses, on_log included, that was not done, as too much was under way or the process ended.";
     schedule_runs_total: IntCounterVec, ["filter", "schedule", "outcome"], Plain,
         "Times at which a filter's schedule was due; skipped: the run before went on, elsewhere: \
          another node ran.";

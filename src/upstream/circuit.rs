@@ -1,4 +1,4 @@
-//! The circuit breaker of an upstream: closed, open for a while, then half open for some probes.
+//! A circuit breaker, of an upstream or a filter: closed, open for a while, then half open for some probes.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -29,7 +29,7 @@ impl State {
 
 /// How a request may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pass {
+pub enum Pass {
     Free,
     /// The breaker waits for what comes of it.
     Probe,
@@ -38,7 +38,7 @@ pub(super) enum Pass {
 
 /// A breaker's state; what it is set to comes with each call, since a reload may change that.
 #[derive(Debug, Default)]
-pub(super) struct Circuit {
+pub struct Circuit {
     state: AtomicU8,
     /// When it opened, or when the window began.
     since: AtomicU64,
@@ -50,7 +50,7 @@ pub(super) struct Circuit {
 }
 
 impl Circuit {
-    pub(super) fn state(&self) -> State {
+    pub fn state(&self) -> State {
         match self.state.load(Relaxed) {
             OPEN => State::Open,
             HALF_OPEN => State::HalfOpen,
@@ -59,7 +59,7 @@ impl Circuit {
     }
 
     /// Whether a request may pass, and whether that changed the state.
-    pub(super) fn admit(&self, config: &Breaker, now: u64) -> (Pass, bool) {
+    pub fn admit(&self, config: &Breaker, now: u64) -> (Pass, bool) {
         let state = self.state.load(Relaxed);
         if state == CLOSED {
             return (Pass::Free, false);
@@ -78,7 +78,7 @@ impl Circuit {
     }
 
     /// A request that passed has ended; whether that changed the state.
-    pub(super) fn judge(&self, config: &Breaker, pass: Pass, failed: bool, now: u64) -> bool {
+    pub fn judge(&self, config: &Breaker, pass: Pass, failed: bool, now: u64) -> bool {
         match pass {
             Pass::Free => self.count(config, failed, now),
             Pass::Probe if failed => {
@@ -97,7 +97,7 @@ impl Circuit {
     }
 
     /// A probe came to nothing that could be judged, such as when its client left.
-    pub(super) fn abandon(&self) {
+    pub fn abandon(&self) {
         let _ = self.probes.fetch_update(Relaxed, Relaxed, |out| out.checked_sub(1));
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Never 0, so that 0 can stand for "not yet".
-pub(super) fn now() -> u64 {
+pub fn now() -> u64 {
     nanos(START.elapsed()).saturating_add(1)
 }
 

@@ -8,7 +8,7 @@ pub mod attempt;
 pub mod balance;
 pub mod circuit;
 pub mod client;
-mod clock;
+pub mod clock;
 pub mod dial;
 mod discovery;
 pub mod egress;

@@ -63,9 +63,18 @@ fn write(cookies: &Cookies, pairs: impl Iterator<Item = (String, String)>) -> Ou
     Ok(())
 }
 
+/// The first of this name; most filters ask for one of many.
 fn get(cookies: &mut Cookies, name: &str) -> Dynamic {
-    let found = pairs(cookies).into_iter().find(|(k, _)| k == name);
-    found.map_or(Dynamic::UNIT, |(_, value)| value.into())
+    cookies.0.0.read(|draft| {
+        for line in draft.headers.get_all(header::COOKIE) {
+            let line = String::from_utf8_lossy(line.as_bytes());
+            let mut pairs = line.split(';').filter_map(|part| part.trim().split_once('='));
+            if let Some((_, value)) = pairs.find(|(known, _)| *known == name) {
+                return value.into();
+            }
+        }
+        Dynamic::UNIT
+    })
 }
 
 fn set(cookies: &mut Cookies, name: &str, value: Dynamic) -> Outcome<()> {

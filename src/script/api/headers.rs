@@ -48,7 +48,7 @@ pub fn area(table: &mut Table) {
 }
 
 fn text(value: &HeaderValue) -> Dynamic {
-    String::from_utf8_lossy(value.as_bytes()).into_owned().into()
+    String::from_utf8_lossy(value.as_bytes()).as_ref().into()
 }
 
 /// A request's Host, which HTTP/2 need not have as a header.

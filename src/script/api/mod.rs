@@ -12,6 +12,7 @@ mod definitions;
 mod device;
 mod document;
 mod encoding;
+mod ending;
 mod events;
 mod fetch;
 mod geo;
@@ -52,8 +53,8 @@ pub use fetch::{granted, seconds};
 pub use kv::WRITES as KV_WRITES;
 pub use objects::{Objects, Request, Response, set_body};
 pub use reference::reference;
-pub use state::{Facts, State, tag_for_load, tag_for_run, wait, work_after};
-pub use table::Doc;
+pub use state::{Facts, State, has_reached, tag_for_load, tag_for_run, wait, work_after};
+pub use table::{Direct, Directs, Doc};
 pub use transforms::{Given, verdict};
 
 use std::collections::BTreeMap;
@@ -103,6 +104,7 @@ fn table() -> table::Table {
     limits::area(&mut table);
     lists::area(&mut table);
     after::area(&mut table);
+    ending::area(&mut table);
     schedule::area(&mut table);
     upstreams::area(&mut table);
     json::area(&mut table);
@@ -119,7 +121,16 @@ fn table() -> table::Table {
     safe::area(&mut table);
     show::area(&mut table);
     #[cfg(test)]
-    table.hidden("panic_for_test()", || -> () { panic!("as the test wants") });
+    {
+        table.hidden("panic_for_test()", || -> () { panic!("as the test wants") });
+        // What closures that are kept would make, were they not refused at load.
+        table.hidden("cycle_for_test(text)", |text: &str| {
+            let list = rhai::Dynamic::from_array(vec![text.into()]).into_shared();
+            if let Some(mut items) = list.clone().write_lock::<rhai::Array>() {
+                items.push(list.clone());
+            }
+        });
+    }
     table
 }
 
@@ -138,6 +149,7 @@ fn name_kinds(table: &mut table::Table) {
         .kind::<client::Tls>("Tls")
         .kind::<client::Cert>("Cert")
         .kind::<geo::Geo>("Geo")
+        .kind::<ending::EndingHandle>("Outcome")
         .kind::<ctx::CtxHandle>("Ctx")
         .kind::<pending::Pending>("Pending")
         .kind::<secret::Handle>("Secret")
@@ -165,11 +177,12 @@ struct Modules {
     docs: Vec<table::Doc>,
     settable: Vec<&'static str>,
     kinds: BTreeMap<&'static str, &'static str>,
+    directs: table::Directs,
 }
 
 // Built once: functions without state, shared by all engines.
 static MODULES: Lazy<Modules> = Lazy::new(|| {
-    let table::Table { global, named, docs, settable, kinds, .. } = table();
+    let table::Table { global, named, docs, settable, kinds, directs, .. } = table();
     let indexed = |mut module: Module| -> SharedModule {
         // Else each engine would copy the module to index it.
         module.build_index();
@@ -177,7 +190,7 @@ static MODULES: Lazy<Modules> = Lazy::new(|| {
     };
     let named = named.into_iter().map(|(name, module)| (name, indexed(module))).collect();
     let standard = StandardPackage::new().as_shared_module();
-    Modules { standard, global: global.into(), named, docs, settable, kinds }
+    Modules { standard, global: global.into(), named, docs, settable, kinds, directs }
 });
 
 /// Gives an engine what the language has by itself, and the whole API.
@@ -187,6 +200,11 @@ pub fn register(engine: &mut Engine) {
     for (name, module) in &MODULES.named {
         engine.register_static_module(*name, module.clone());
     }
+}
+
+/// What lowered code calls and has to know.
+pub fn directs() -> &'static Directs {
+    &MODULES.directs
 }
 
 /// Names before `::`.

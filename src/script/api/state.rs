@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -72,23 +73,44 @@ pub struct State(Arc<Inner>);
 struct Inner {
     facts: Arc<Facts>,
     /// None while the script is loaded.
-    run: Option<(Arc<dyn Host>, Ctx)>,
+    run: Option<OfRun>,
+    /// Whether the script has seen or done anything outside of its exchange.
+    reached: AtomicBool,
     given: Given,
     /// What `after_response` was called with; None once that is over.
     after: Mutex<Option<Vec<Work>>>,
+}
+
+struct OfRun {
+    /// None when the run must not reach the world.
+    host: Option<Arc<dyn Host>>,
+    ctx: Ctx,
 }
 
 pub fn tag_for_load(facts: &Arc<Facts>) -> Dynamic {
     tag(facts, None, Given::default())
 }
 
-pub fn tag_for_run(facts: &Arc<Facts>, host: Arc<dyn Host>, ctx: Ctx, given: Given) -> Dynamic {
-    tag(facts, Some((host, ctx)), given)
+/// Without a host every call that needs one is refused.
+pub fn tag_for_run(
+    facts: &Arc<Facts>,
+    host: Option<Arc<dyn Host>>,
+    ctx: Ctx,
+    given: Given,
+) -> Dynamic {
+    tag(facts, Some(OfRun { host, ctx }), given)
 }
 
-fn tag(facts: &Arc<Facts>, run: Option<(Arc<dyn Host>, Ctx)>, given: Given) -> Dynamic {
+fn tag(facts: &Arc<Facts>, run: Option<OfRun>, given: Given) -> Dynamic {
     let after = Mutex::new(run.is_some().then(Vec::new));
-    Dynamic::from(State(Arc::new(Inner { facts: facts.clone(), run, given, after })))
+    let reached = AtomicBool::new(false);
+    let inner = Inner { facts: facts.clone(), run, reached, given, after };
+    Dynamic::from(State(Arc::new(inner)))
+}
+
+/// Whether the script of this tag has reached the world.
+pub fn has_reached(tag: &Dynamic) -> bool {
+    tag.read_lock::<State>().is_none_or(|state| state.0.reached.load(Ordering::Relaxed))
 }
 
 /// What the run has left for after the response. From here on it can leave no more.
@@ -125,9 +147,15 @@ impl State {
         &self.0.facts
     }
 
+    /// What the script reaches the world by.
+    fn world(&self) -> Option<&Arc<dyn Host>> {
+        self.0.reached.store(true, Ordering::Relaxed);
+        self.0.run.as_ref().and_then(|run| run.host.as_ref())
+    }
+
     pub fn host(&self) -> Outcome<&Arc<dyn Host>> {
         let no_host = || fail("unavailable", "not possible while the script is loaded");
-        self.0.run.as_ref().map(|(host, _)| host).ok_or_else(no_host)
+        self.world().ok_or_else(no_host)
     }
 
     /// The transforms of this run.
@@ -137,13 +165,13 @@ impl State {
 
     /// The time of day, by the host's clock if there is a host.
     pub fn now(&self) -> SystemTime {
-        self.0.run.as_ref().map_or_else(SystemTime::now, |(host, _)| host.now())
+        self.world().map_or_else(SystemTime::now, |host| host.now())
     }
 
     /// Random bytes, from the host if there is one.
     pub fn random(&self, bytes: &mut [u8]) -> Outcome<()> {
-        let filled = match &self.0.run {
-            Some((host, _)) => host.random(bytes),
+        let filled = match self.world() {
+            Some(host) => host.random(bytes),
             None => getrandom::fill(bytes).map_err(|error| error.to_string()),
         };
         filled.map_err(|error| fail("unavailable", error))
@@ -151,9 +179,10 @@ impl State {
 
     /// Counts one fetch, over all hooks of a request; false when the grant is used up.
     pub fn take_fetch(&self) -> bool {
+        self.0.reached.store(true, Ordering::Relaxed);
         let facts = &self.0.facts;
         let run = self.0.run.as_ref();
-        run.is_some_and(|(_, ctx)| ctx.take_fetch(&facts.name, facts.fetch.max))
+        run.is_some_and(|run| run.ctx.take_fetch(&facts.name, facts.fetch.max))
     }
 }
 

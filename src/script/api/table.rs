@@ -1,9 +1,9 @@
 //! The table of functions: each is registered and documented in one place.
 
-use std::any::type_name;
-use std::collections::BTreeMap;
+use std::any::{TypeId, type_name};
+use std::collections::{BTreeMap, BTreeSet};
 
-use rhai::{FuncRegistration, Module, RhaiNativeFunc};
+use rhai::{Dynamic, FuncRegistration, ImmutableString, Module, RhaiFunc, RhaiNativeFunc};
 
 /// One entry of the reference.
 pub struct Doc {
@@ -41,6 +41,54 @@ impl Doc {
     }
 }
 
+/// A function of a module, for code that calls it without the engine.
+#[derive(Clone)]
+pub struct Direct {
+    pub parameters: Vec<TypeId>,
+    pub function: RhaiFunc,
+}
+
+impl Direct {
+    fn of<A: 'static, const N: usize, const X: bool, R, const F: bool, T>(
+        function: RhaiFunc,
+    ) -> Self
+    where
+        R: rhai::Variant + Clone,
+        T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
+    {
+        // As Rhai maps them: all strings are of one type.
+        let text = |of: &TypeId| *of == TypeId::of::<&str>() || *of == TypeId::of::<String>();
+        let mapped = |of: TypeId| if text(&of) { TypeId::of::<ImmutableString>() } else { of };
+        Self { parameters: T::param_types().into_iter().map(mapped).collect(), function }
+    }
+
+    /// Whether it is for arguments of these types.
+    pub fn takes(&self, arguments: &[&mut Dynamic]) -> bool {
+        let fits = |(parameter, argument): (&TypeId, &&mut Dynamic)| {
+            *parameter == TypeId::of::<Dynamic>() || *parameter == argument.type_id()
+        };
+        self.parameters.iter().zip(arguments).all(fits)
+    }
+
+    /// Which parameters take anything. Rhai tries functions in the order of these numbers.
+    pub fn wildcards(&self) -> u32 {
+        self.parameters.iter().fold(0, |bits, parameter| {
+            (bits << 1) | u32::from(*parameter == TypeId::of::<Dynamic>())
+        })
+    }
+}
+
+/// What lowered code has to know of the table.
+#[derive(Default)]
+pub struct Directs {
+    /// Functions of modules, by module and name.
+    pub functions: BTreeMap<(&'static str, &'static str), Vec<Direct>>,
+    /// Properties that some type can set, by their bare names.
+    pub setters: BTreeSet<&'static str>,
+    /// Types whose items can be set.
+    pub indexed: BTreeSet<TypeId>,
+}
+
 #[derive(Default)]
 pub struct Table {
     pub global: Module,
@@ -50,6 +98,7 @@ pub struct Table {
     pub settable: Vec<&'static str>,
     /// Names of types, by their Rust names.
     pub kinds: BTreeMap<&'static str, &'static str>,
+    pub directs: Directs,
     area: &'static str,
 }
 
@@ -128,12 +177,17 @@ impl Table {
         T: RhaiNativeFunc<A, N, X, R, F> + Send + Sync + 'static,
     {
         let path = signature.split('(').next().unwrap_or(signature);
+        // Handles are changed behind a lock, so a constant one is no hindrance.
+        let function = function.into_rhai_function(true, false);
         let (module, name) = match path.split_once("::") {
-            Some((module, name)) => (self.named.entry(module).or_default(), name),
+            Some((module, name)) => {
+                let direct = Direct::of::<A, N, X, R, F, T>(function.clone());
+                self.directs.functions.entry((module, name)).or_default().push(direct);
+                (self.named.entry(module).or_default(), name)
+            }
             None => (&mut self.global, path.rsplit('.').next().unwrap_or(path)),
         };
-        // Handles are changed behind a lock, so a constant one is no hindrance.
-        FuncRegistration::new(name).with_purity(true).set_into_module(module, function);
+        FuncRegistration::new(name).set_into_module_raw(module, T::param_types(), function);
         self
     }
 
@@ -170,6 +224,7 @@ impl Table {
             self.settable.push(signature);
         }
         let name = signature.rsplit('.').next().unwrap_or(signature);
+        self.directs.setters.insert(name);
         FuncRegistration::new_setter(name).set_into_module(&mut self.global, setter);
         self
     }
@@ -199,6 +254,7 @@ impl Table {
         R: rhai::Variant + Clone,
         T: RhaiNativeFunc<A, 3, X, R, F> + Send + Sync + 'static,
     {
+        self.directs.indexed.insert(T::param_types()[0]);
         FuncRegistration::new_index_setter().set_into_module(&mut self.global, setter);
         self
     }

@@ -2,10 +2,12 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ffi::c_void;
+use std::sync::RwLock;
+use std::sync::atomic::AtomicUsize;
 
 use libmimalloc_sys as mi;
 
-use super::registers::count_bytes;
+use super::registers::{count_bytes, count_cells};
 
 /// What mimalloc aligns every block to that is not smaller (its `MI_MAX_ALIGN_SIZE`).
 const ALIGNED_ANYWAY: usize = 16;
@@ -13,6 +15,31 @@ const ALIGNED_ANYWAY: usize = 16;
 /// Whether a block is aligned as asked for without saying so: a shorter way in mimalloc.
 const fn aligned_anyway(size: usize, align: usize) -> bool {
     align <= ALIGNED_ANYWAY && align <= size
+}
+
+/// The block in which Rhai keeps a value that closures share, an `Arc` of a lock. Only such values
+/// can hold each other.
+const CELL: Layout = Layout::new::<(AtomicUsize, AtomicUsize, RwLock<rhai::Dynamic>)>();
+
+#[inline]
+fn taken(layout: Layout) {
+    count_bytes(layout.size() as isize);
+    if is_cell(layout) {
+        count_cells(1);
+    }
+}
+
+#[inline]
+fn given_back(layout: Layout) {
+    count_bytes(-(layout.size() as isize));
+    if is_cell(layout) {
+        count_cells(-1);
+    }
+}
+
+#[inline]
+const fn is_cell(layout: Layout) -> bool {
+    layout.size() == CELL.size() && layout.align() == CELL.align()
 }
 
 /// To be declared as the `#[global_allocator]`; without it, scripts have no memory limit.
@@ -33,7 +60,7 @@ impl CountingAlloc {
 unsafe impl GlobalAlloc for CountingAlloc {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count_bytes(layout.size() as isize);
+        taken(layout);
         // SAFETY: any size and any power of two are fine.
         unsafe {
             if aligned_anyway(layout.size(), layout.align()) {
@@ -46,14 +73,14 @@ unsafe impl GlobalAlloc for CountingAlloc {
 
     #[inline]
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count_bytes(-(layout.size() as isize));
+        given_back(layout);
         // SAFETY: the caller guarantees that the block came from here.
         unsafe { mi::mi_free(pointer.cast::<c_void>()) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count_bytes(layout.size() as isize);
+        taken(layout);
         // SAFETY: any size and any power of two are fine.
         unsafe {
             if aligned_anyway(layout.size(), layout.align()) {
@@ -67,6 +94,12 @@ unsafe impl GlobalAlloc for CountingAlloc {
     #[inline]
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count_bytes((new_size as isize).wrapping_sub(layout.size() as isize));
+        let is_to_be = new_size == CELL.size() && layout.align() == CELL.align();
+        match (is_cell(layout), is_to_be) {
+            (true, false) => count_cells(-1),
+            (false, true) => count_cells(1),
+            _ => {}
+        }
         // SAFETY: the caller guarantees that the block came from here with this alignment.
         unsafe {
             if aligned_anyway(new_size, layout.align()) {

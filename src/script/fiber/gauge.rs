@@ -9,7 +9,7 @@ use corosensei::Yielder;
 use tokio::time::Instant;
 
 use super::{Resume, Suspend, registers, stack};
-use crate::script::meter::{LimitHit, LimitKind, Limits, RunFigures};
+use crate::script::meter::{Held, LimitHit, LimitKind, Limits, RunFigures};
 
 /// Operations between two looks at the clock.
 const CHECK_EVERY: i32 = 128;
@@ -18,6 +18,8 @@ const BYTES_PER_OPERATION: usize = 64;
 /// How long scripts run before they let their neighbours run: all that compute share it, since
 /// who waits for one of them waits for the others in its queue as well.
 const SLICE: Duration = Duration::from_micros(500);
+/// A slice that took longer did not only compute as meant, so it is looked at more closely.
+const UNSURE: Duration = Duration::from_millis(2);
 /// A slice is at least this part of [`SLICE`]: below it, switching would cost more than a percent.
 const MOST_PARTS: u32 = 10;
 
@@ -65,6 +67,8 @@ pub struct Gauge {
     stop: Cell<Option<Stop>>,
     memory: Cell<isize>,
     peak: Cell<isize>,
+    cells: Cell<isize>,
+    waits: Cell<u32>,
     stack_top: usize,
     stack_limit: usize,
     deep: Cell<bool>,
@@ -85,6 +89,8 @@ impl Gauge {
             stop: Cell::new(None),
             memory: Cell::new(0),
             peak: Cell::new(0),
+            cells: Cell::new(0),
+            waits: Cell::new(0),
             stack_top: stack.top(),
             stack_limit: stack.script_limit(),
             deep: Cell::new(false),
@@ -93,7 +99,9 @@ impl Gauge {
 
     /// Puts this fiber's figures into the thread; gives what was there.
     pub fn enter(&self) -> registers::Registers {
-        self.slice_start.set(Instant::now());
+        let now = Instant::now();
+        self.slice_start.set(now);
+        registers::begin_use(now);
         registers::swap(registers::Registers {
             gauge: self,
             fuel: CHECK_EVERY,
@@ -101,6 +109,7 @@ impl Gauge {
             memory: self.memory.get(),
             peak: self.peak.get(),
             memory_limit: isize::try_from(self.limits.get().memory).unwrap_or(isize::MAX),
+            cells: self.cells.get(),
         })
     }
 
@@ -109,10 +118,21 @@ impl Gauge {
         let inner = registers::swap(outer);
         self.memory.set(inner.memory);
         self.peak.set(inner.peak);
+        self.cells.set(inner.cells);
         self.count_operations(inner.fuel);
         let now = Instant::now();
-        self.cpu.set(self.cpu.get() + (now - self.slice_start.get()));
+        self.cpu.set(self.cpu.get() + self.computed(now));
         self.left.set(now);
+    }
+
+    /// What this slice counts so far. Time passes also while a busy machine runs something else
+    /// on this processor, which is not the script's fault.
+    fn computed(&self, now: Instant) -> Duration {
+        let passed = now - self.slice_start.get();
+        if passed < UNSURE {
+            return passed;
+        }
+        registers::used().map_or(passed, |used| passed.min(used.held_up()))
     }
 
     fn count_operations(&self, fuel_left: i32) {
@@ -126,6 +146,8 @@ impl Gauge {
             cpu: self.cpu.get(),
             wall: self.left.get() - self.started.get(),
             peak_memory: usize::try_from(self.peak.get()).unwrap_or(0),
+            held: Held { bytes: self.memory.get(), cells: self.cells.get() },
+            waits: self.waits.get(),
         }
     }
 
@@ -138,6 +160,11 @@ impl Gauge {
         self.cpu.set(Duration::ZERO);
         self.peak.set(self.memory.get());
         self.stop.set(None);
+    }
+
+    /// The fiber is about to wait for a future.
+    pub fn count_wait(&self) {
+        self.waits.set(self.waits.get().saturating_add(1));
     }
 
     pub fn forbid_waits(&self, forbidden: bool) {
@@ -216,7 +243,7 @@ impl Gauge {
         let limits = self.limits.get();
         let micros =
             |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
-        let cpu = self.cpu.get() + (now - self.slice_start.get());
+        let cpu = self.cpu.get() + self.computed(now);
         let memory = usize::try_from(registers::memory()).unwrap_or(0);
         let hit = |kind, used, allowed| Some(LimitHit { kind, used, allowed });
         if stack_pointer < self.stack_limit {
@@ -239,9 +266,16 @@ impl Gauge {
 /// For `Engine::on_progress`: counts one operation; false when the script must end.
 #[inline]
 pub fn progress() -> bool {
+    burn(1)
+}
+
+/// For lowered code: as [`progress`], for several operations at once.
+#[inline]
+pub fn burn(operations: u32) -> bool {
     let marker = 0u8;
     let stack_pointer = std::ptr::addr_of!(marker) as usize;
-    !registers::burn(stack_pointer) || look(stack_pointer)
+    let operations = i32::try_from(operations).unwrap_or(i32::MAX);
+    !registers::burn(operations, stack_pointer) || look(stack_pointer)
 }
 
 /// For natives: counts their work on so many bytes, which the engine does not see.

@@ -11,6 +11,7 @@ mod alloc;
 mod gauge;
 mod registers;
 mod stack;
+mod usage;
 
 use std::any::Any;
 use std::future::Future;
@@ -21,8 +22,8 @@ use std::task::{Context, Poll};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 pub use alloc::CountingAlloc;
-pub use gauge::{Stop, charge, progress, refund};
-pub use registers::room;
+pub use gauge::{Stop, burn, charge, progress, refund};
+pub use registers::{held, room};
 pub use stack::NoStack;
 
 use super::meter::{Limits, RunFigures};
@@ -332,6 +333,7 @@ pub fn wait<T: Send + 'static>(
         return Err(CannotWait::Stopped);
     }
     gauge.trim_stack();
+    gauge.count_wait();
     value_of(suspend(gauge, Suspend::Wait(boxed(future)))).ok_or(CannotWait::Stopped)
 }
 

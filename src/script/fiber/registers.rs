@@ -5,7 +5,11 @@
 
 use std::cell::Cell;
 
+use tokio::time::Instant;
+
 use super::gauge::Gauge;
+use super::usage::{Mark, Usage};
+use crate::script::meter::Held;
 
 #[derive(Clone, Copy)]
 pub struct Registers {
@@ -20,6 +24,8 @@ pub struct Registers {
     /// The most that it held; above it the allocator takes its slow path.
     pub peak: isize,
     pub memory_limit: isize,
+    /// Blocks of the size of shared values that the fiber holds.
+    pub cells: isize,
 }
 
 impl Registers {
@@ -30,6 +36,7 @@ impl Registers {
         memory: 0,
         peak: isize::MAX,
         memory_limit: isize::MAX,
+        cells: 0,
     };
 }
 
@@ -45,6 +52,9 @@ struct Cells {
     memory: Cell<isize>,
     peak: Cell<isize>,
     memory_limit: Cell<isize>,
+    cells: Cell<isize>,
+    /// The thread's own use at some moment not long before the fiber began to run.
+    mark: Cell<Option<Mark>>,
 }
 
 impl Cells {
@@ -56,8 +66,26 @@ impl Cells {
             memory: Cell::new(r.memory),
             peak: Cell::new(r.peak),
             memory_limit: Cell::new(r.memory_limit),
+            cells: Cell::new(r.cells),
+            mark: Cell::new(None),
         }
     }
+}
+
+/// A fiber begins to run: from here on [`used`] counts, or from a moment shortly before.
+#[inline(never)]
+pub fn begin_use(now: Instant) {
+    REGISTERS.with(|cells| {
+        if cells.mark.get().is_none_or(|mark| mark.is_old(now)) {
+            cells.mark.set(Usage::now().map(|usage| Mark::new(now, usage)));
+        }
+    });
+}
+
+/// What the thread itself used since then; None where the system does not tell.
+#[inline(never)]
+pub fn used() -> Option<Usage> {
+    REGISTERS.with(|cells| Some(Usage::now()?.since(cells.mark.get()?.usage())))
 }
 
 #[inline(never)]
@@ -69,6 +97,7 @@ pub fn swap(new: Registers) -> Registers {
         memory: cells.memory.replace(new.memory),
         peak: cells.peak.replace(new.peak),
         memory_limit: cells.memory_limit.replace(new.memory_limit),
+        cells: cells.cells.replace(new.cells),
     })
 }
 
@@ -101,11 +130,11 @@ pub fn set_fuel(fuel: i32) {
     REGISTERS.with(|cells| cells.fuel.set(fuel));
 }
 
-/// Counts one operation. True when the fiber must look at its limits.
+/// Counts operations. True when the fiber must look at its limits.
 #[inline(never)]
-pub fn burn(stack_pointer: usize) -> bool {
+pub fn burn(operations: i32, stack_pointer: usize) -> bool {
     REGISTERS.with(|cells| {
-        let fuel = cells.fuel.get() - 1;
+        let fuel = cells.fuel.get().saturating_sub(operations);
         cells.fuel.set(fuel);
         fuel < 0 || stack_pointer < cells.stack_limit.get()
     })
@@ -121,6 +150,18 @@ pub fn count_bytes(bytes: isize) {
             new_peak(cells, memory);
         }
     });
+}
+
+/// Counts blocks of the size of shared values in the same way.
+#[inline]
+pub fn count_cells(count: isize) {
+    REGISTERS.with(|cells| cells.cells.set(cells.cells.get().wrapping_add(count)));
+}
+
+/// What this thread counts as held, on a fiber or outside of one.
+#[inline(never)]
+pub fn held() -> Held {
+    REGISTERS.with(|cells| Held { bytes: cells.memory.get(), cells: cells.cells.get() })
 }
 
 #[cold]

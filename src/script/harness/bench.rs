@@ -15,6 +15,7 @@ use super::outcome::outcome;
 use super::stage::{Calls, Stage};
 use super::state::lists_of;
 use super::{Told, told};
+use crate::config::filters::Filter;
 use crate::script::api::{seconds, wait};
 use crate::script::compile::{Script, compile_covered};
 use crate::script::coverage::Coverage;
@@ -124,8 +125,13 @@ impl Bench {
         let compiled = self.compiled(script, settings, &filter)?;
         let stage = self.stage();
         stage.begin(answers, upstreams_of(given)?, Place::default());
-        let seen =
-            wait(life::scheduled(compiled, Arc::clone(&stage), filter.limits, name.to_owned()))?;
+        let seen = wait(life::scheduled(
+            compiled.clone(),
+            Arc::clone(&stage),
+            filter.limits.clone(),
+            name.to_owned(),
+        ))?;
+        self.note_cost(&compiled, &seen, &filter);
         let calls = answered(&stage)?;
         match &seen.fault {
             Some(fault) => Err(told(self.shown(fault))),
@@ -142,17 +148,20 @@ impl Bench {
         let compiled = self.compiled(script, settings, &filter)?;
         let stage = self.stage();
         stage.begin(answers, upstreams_of(given)?, place_of(given)?);
-        let life = Life::new(compiled, Arc::clone(&stage), &filter, &start, aborted(given)?);
+        let life =
+            Life::new(Arc::clone(&compiled), Arc::clone(&stage), &filter, &start, aborted(given)?);
         let seen = wait(life.live(start, body, origin))?;
+        self.note_cost(&compiled, &seen, &filter);
         Ok((seen, answered(&stage)?))
     }
 
-    fn compiled(
-        &self,
-        script: &str,
-        settings: &Map,
-        filter: &crate::config::filters::Filter,
-    ) -> Told<Arc<Script>> {
+    fn note_cost(&self, script: &Script, seen: &Seen, filter: &Filter) {
+        for (_, _, figures) in &seen.hooks {
+            self.coverage.used(script.file(), figures, &filter.limits);
+        }
+    }
+
+    fn compiled(&self, script: &str, settings: &Map, filter: &Filter) -> Told<Arc<Script>> {
         let key = format!("{script} {settings:?}");
         if let Some(script) = self.compiled.lock().get(&key) {
             return Ok(Arc::clone(script));

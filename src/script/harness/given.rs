@@ -12,7 +12,7 @@ use rhai::{Array, Dynamic, Map};
 use super::state::grants_of;
 use super::{Told, told};
 use crate::config::body::{BodyAccess, BodyMode};
-use crate::config::filters::{Fetch, Filter, FilterLimits, OnFault, Origin, Secret};
+use crate::config::filters::{Fetch, Filter, FilterLimits, Lowering, OnFault, Origin, Secret};
 use crate::script::api::convert::{scalar_text, to_json};
 use crate::script::api::{seconds, set_body};
 use crate::script::exchange::{CertInfo, Exchange, MessageBody, RequestDraft, TlsInfo};
@@ -240,7 +240,10 @@ pub fn plain_filter(script: &Path) -> Filter {
         schedule: Vec::new(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
+        breaker: None,
         tests: Default::default(),
+        // `selvedge test` has refused a variable that says something else.
+        lowering: Lowering::usual().unwrap_or_default(),
     }
 }
 

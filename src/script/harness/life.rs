@@ -14,13 +14,14 @@ use crate::config::filters::{Filter, FilterLimits, OnFault};
 use crate::script::after::{After, Done};
 use crate::script::compile::Script;
 use crate::script::exchange::{
-    ErrorInfo, Event, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
+    Ending, ErrorInfo, Event, Exchange, From, MessageBody, RequestDraft, ResponseDraft,
 };
-use crate::script::fault::Fault;
+use crate::script::fault::{Cause, Fault};
 use crate::script::hooks::Hook;
 use crate::script::host::{FetchResponse, Host};
 use crate::script::meter::{Limits, RunFigures};
 use crate::script::run::{Outcome, Run, run};
+use crate::script::verify::Verified;
 use crate::transform::{Body, Error, Fit, Pipeline, Stage as BodyStage, fit};
 
 /// A filter at work on one request.
@@ -135,6 +136,8 @@ impl Life {
         };
         exchange.response = Some(Arc::new(response.clone()));
         let took = self.began.elapsed();
+        let ending = self.ending(&response, (&body, &streamed), took);
+        Arc::make_mut(&mut exchange.request).ending = Some(Arc::new(ending));
         self.hook(Hook::Log, exchange).await;
         if response.body == MessageBody::Untouched {
             response.body = MessageBody::Replaced(streamed);
@@ -145,6 +148,24 @@ impl Life {
         self.after_response(&response, took).await;
         self.seen.response = response;
         self.seen
+    }
+
+    /// For `on_log`: the bodies are the request's, and the response's where no hook has seen it.
+    fn ending(&self, response: &ResponseDraft, bodies: (&Bytes, &Bytes), took: Duration) -> Ending {
+        let sent = match &response.body {
+            MessageBody::Untouched => bodies.1,
+            MessageBody::Held(body) | MessageBody::Replaced(body) => body,
+        };
+        Ending {
+            status: response.status.as_u16(),
+            bytes_in: bodies.0.len() as u64,
+            bytes_out: sent.len() as u64,
+            took,
+            first_byte: Some(took),
+            attempts: u32::try_from(self.seen.attempts).unwrap_or(u32::MAX),
+            aborted: self.aborted,
+            ..Ending::default()
+        }
     }
 
     /// Asks the origin, again after each failure while there are answers.
@@ -207,7 +228,7 @@ impl Life {
     async fn unseen(&mut self, exchange: Exchange, draft: ResponseDraft) -> Answered {
         match self.on_fault {
             OnFault::Open => (exchange, draft, Bytes::new()),
-            OnFault::Closed => self.failed(exchange, filter_failed()).await,
+            OnFault::Closed | OnFault::Previous => self.failed(exchange, filter_failed()).await,
         }
     }
 
@@ -311,8 +332,13 @@ impl Life {
             return Next::Continue(exchange);
         }
         let stage = Arc::clone(&self.stage);
-        let Run { exchange, outcome, figures, body, after } =
+        let Run { exchange, outcome, figures, body, after, verified } =
             run(&self.script, hook, exchange, stage, self.limits).await;
+        if let Some(Verified::Different { rhai, lowered }) = verified {
+            let message = format!("lowered code left {lowered}, and Rhai {rhai}");
+            let fault = Fault::new(&self.script, hook, Cause::Error, message);
+            self.seen.fault.get_or_insert(fault);
+        }
         self.after.extend(after);
         self.seen.hooks.push((hook.name(), label(&outcome), figures));
         match outcome {
@@ -325,7 +351,7 @@ impl Life {
                 self.seen.fault.get_or_insert(*fault);
                 match self.on_fault {
                     OnFault::Open => Next::Continue(exchange),
-                    OnFault::Closed => Next::Broken(exchange),
+                    OnFault::Closed | OnFault::Previous => Next::Broken(exchange),
                 }
             }
         }

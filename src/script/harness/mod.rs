@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, Position, Scope};
 
 pub use self::failure::Failure;
+pub(super) use self::given::plain_filter;
 pub use self::required::{Report, ReportedFailure, ReportedFile, ReportedTest, required, tests_of};
 
 use self::bench::Bench;
@@ -174,7 +175,12 @@ fn engine(source: &Source, bench: &Arc<Bench>) -> Engine {
     state::register(&mut engine, bench);
     let facts = Arc::new(Facts::of(&given::plain_filter(&source.file), &Lists::default()));
     let own = Arc::new(Own::new(Arc::clone(bench)));
-    engine.set_default_tag(api::tag_for_run(&facts, own, Ctx::default(), api::Given::default()));
+    engine.set_default_tag(api::tag_for_run(
+        &facts,
+        Some(own),
+        Ctx::default(),
+        api::Given::default(),
+    ));
     engine
         .set_max_operations(0)
         .set_max_call_levels(CALL_LEVELS)

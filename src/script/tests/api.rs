@@ -42,6 +42,19 @@ fn exchange() -> Exchange {
         cache: Some(Box::default()),
     };
     exchange.response = Some(Arc::new(response));
+    let ending = Ending {
+        status: 200,
+        bytes_in: 3,
+        bytes_out: 5,
+        took: Duration::from_micros(12_500),
+        first_byte: Some(Duration::from_millis(12)),
+        upstream: Some("shop".into()),
+        endpoint: Some("127.0.0.1:9000".into()),
+        upstream_time: Some(Duration::from_millis(10)),
+        attempts: 1,
+        ..Ending::default()
+    };
+    Arc::make_mut(&mut exchange.request).ending = Some(Arc::new(ending));
     let (kind, message) = ("connect".into(), "no endpoint".into());
     exchange.event = Some(Event { name: "refresh".into(), time: 1_767_225_600 });
     exchange.error = Some(ErrorInfo { kind, status: 502, message });
@@ -72,6 +85,7 @@ async fn every_entry_of_the_reference_has_an_example_that_is_true() {
         };
         let (hook, signature) = match doc.area {
             "Error" => (Hook::Error, "on_error(err, req)"),
+            "Outcome" => (Hook::Log, "on_log(req, res)"),
             "Cache" => (Hook::UpstreamResponse, "on_upstream_response(res, req)"),
             "Schedule" => (Hook::Schedule, "on_schedule(ev)"),
             _ => (Hook::Response, "on_response(res, req)"),

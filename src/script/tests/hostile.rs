@@ -2,8 +2,10 @@
 
 use super::*;
 
-/// With the default limits (50 ms of CPU) and an unoptimised build on a busy machine.
+/// With the default limits (50 ms of CPU) and an unoptimised build.
 const SOON: Duration = Duration::from_millis(500);
+/// The same by the clock, on a machine that has much else to do.
+const SOON_BY_CLOCK: Duration = Duration::from_secs(5);
 /// Twice the limit: what one native may take before the next look.
 const MUCH: usize = 32 << 20;
 
@@ -252,8 +254,9 @@ async fn judged(name: &str, source: &str) -> Option<String> {
         let o: String = format!("{:?}", run.outcome).chars().take(250).collect();
         eprintln!("{name}: {took:?} {peak} {o}");
     }
-    if took > SOON || peak > MUCH {
-        return Some(format!("{name}: {took:?}, {peak} bytes"));
+    let cpu = run.figures.cpu;
+    if cpu > SOON || took > SOON_BY_CLOCK || peak > MUCH {
+        return Some(format!("{name}: {cpu:?} in {took:?}, {peak} bytes"));
     }
     let panicked = matches!(&run.outcome, Outcome::Fault(fault) if fault.cause == Cause::Panic);
     panicked.then(|| format!("{name}: {:?}", run.outcome))
