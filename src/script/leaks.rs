@@ -2,7 +2,8 @@
 //!
 //! Only closures that capture variables make such values. Bytes alone do not tell, since a run also
 //! gives out its edits and keeps what the engine learnt; so there must be blocks of shared values
-//! that are left, more than what was given out can account for.
+//! that are left, more than what was given out can account for. A single small one may hide behind
+//! what moved across the fiber's edge.
 
 use std::sync::Arc;
 
