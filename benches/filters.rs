@@ -135,8 +135,10 @@ fn filter(script: PathBuf, lowering: Lowering) -> Filter {
         fetch,
         body: BodyAccess::NONE,
         state: Default::default(),
+        schedule: Vec::new(),
         limits: FilterLimits::default(),
         on_fault: OnFault::Closed,
+        breaker: None,
         tests: Default::default(),
         lowering,
     }

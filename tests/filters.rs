@@ -318,6 +318,9 @@ fn ac_051_scripts_that_run_away_harm_nobody() {
     let site = runaways(origin.address);
     let address = site.address("public");
     get(address, "/warm");
+    // Before the storm, of which the log shows only ten lines a second.
+    assert_eq!(get(address, "/loop").status, 500);
+    site.logged("loop.rhai:2:1: the script met the cpu limit");
     let before = resident(site.proxy.pid());
     let (over, begun) = (AtomicBool::new(false), Instant::now());
     let mut times = std::thread::scope(|scope| {
@@ -354,7 +357,6 @@ fn ac_051_scripts_that_run_away_harm_nobody() {
             format!("selvedge_filter_limit_hits_total{{filter=\"{name}\",limit=\"{limit}\"}}");
         assert!(site.metric(&series).is_some_and(|hits| hits >= 1.0), "{series}");
     }
-    site.logged("loop.rhai:2:1: the script met the cpu limit");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The file of one object.
 //!
-//!     fixed head | head slot A | head slot B | body | a checksum for each piece of the body
+//! ```text
+//! fixed head | head slot A | head slot B | body | a checksum for each piece of the body
+//! ```
 //!
 //! A new head goes into the slot that does not hold the current one, so no crash leaves a torn
 //! head. The body never changes. Checksums are seeded with key and position: a piece of another
