@@ -41,10 +41,12 @@ pub fn left_behind(script: &Script, before: &RequestDraft, run: &Run) -> u64 {
         return 0;
     }
     let given = given_out(before, run);
-    if cells - given.cells <= most {
+    let left = cells - given.cells;
+    if left <= most {
         return 0;
     }
-    u64::try_from(bytes - given.bytes).unwrap_or(0)
+    // A run also frees what was made before it, so the blocks are the least that is left.
+    u64::try_from((bytes - given.bytes).max(left * fiber::CELL_BYTES)).unwrap_or(0)
 }
 
 /// What the run's edits, its answer or its fault and the request's data take.

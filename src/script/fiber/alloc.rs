@@ -20,6 +20,7 @@ const fn aligned_anyway(size: usize, align: usize) -> bool {
 /// The block in which Rhai keeps a value that closures share, an `Arc` of a lock. Only such values
 /// can hold each other.
 const CELL: Layout = Layout::new::<(AtomicUsize, AtomicUsize, RwLock<rhai::Dynamic>)>();
+pub const CELL_BYTES: isize = CELL.size() as isize;
 
 #[inline]
 fn taken(layout: Layout) {

@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-pub use alloc::CountingAlloc;
+pub use alloc::{CELL_BYTES, CountingAlloc};
 pub use gauge::{Stop, burn, charge, progress, refund};
 pub use registers::{held, room};
 pub use stack::NoStack;
