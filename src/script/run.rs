@@ -147,8 +147,8 @@ fn refused(script: &Script, hook: Hook, exchange: Exchange, error: &NoStack) -> 
 
 /// On the fiber. All script values die here; only plain types leave.
 ///
-/// What is left is boxed, and made after the call in frames of its own: what lies on the stack while the script
-/// waits is what thousands of waiting scripts hold.
+/// What is left is boxed, and made after the call in frames of its own: what lies on the stack
+/// while the script waits is what thousands of waiting scripts hold.
 fn invoke(script: &Arc<Script>, hook: Hook, exchange: Exchange, (host, way): With) -> End {
     let (objects, given) = (Objects::new(exchange), Given::default());
     let host = (way != Way::Sealed).then_some(host);
